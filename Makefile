@@ -19,6 +19,7 @@ PREFECT_PORT ?= 4200
 MLFLOW_PORT ?= 5000
 RUNS ?= 1
 TRIALS ?= 100
+JOBS ?= 1
 BENCH ?=
 SHAPE ?=
 ROUNDS ?= 5
@@ -49,7 +50,7 @@ export DVC_SITE_CACHE_DIR ?= $(if $(filter /%,$(BONITO_CACHE)),,$(CURDIR)/)$(BON
 # Values reach programs through the environment, never in the text of a command: the shell would run
 # what a folder's name holds in backquotes. Make itself would run $(shell ...) in one, but for this.
 VALUES := PROFILE MATRIX SET CORPUS EVALUATION NAME TASK ITEM RUN REVIEWER REVIEW_PORT LABEL_PORT \
-  TEMPLATES SOURCES BONITO_PARAMS PREFECT_PORT MLFLOW_PORT RUNS TRIALS MINUTES FAULT \
+  TEMPLATES SOURCES BONITO_PARAMS PREFECT_PORT MLFLOW_PORT RUNS TRIALS JOBS MINUTES FAULT \
   BENCH SHAPE ROUNDS RECORD SIZE MODEL SERVE_PORT QUESTION ASK_PORT OUT REPO YES ADVISORIES \
   GPU_MEMORY DAYS
 $(foreach name,$(VALUES),$(eval override $(name) := $$(value $(name))))
@@ -152,8 +153,9 @@ serve: setup ## serve a model on loopback (MODEL=models:/NAME@champion, SERVE_PO
 	@exec $(BIN)/python -m tasks.serve --model="$$MODEL" --port="$$SERVE_PORT" \
 	  $${GPU_MEMORY:+--gpu-memory="$$GPU_MEMORY"}
 
-soak: setup ## try every fault TRIALS times, for hours; resumable (MINUTES=n, FAULT=name)
-	@$(BIN)/python -m tests.faults --trials="$$TRIALS" $${MINUTES:+--minutes="$$MINUTES"} --only="$$FAULT"
+soak: setup ## try every fault TRIALS times, for hours, in JOBS processes; resumable (MINUTES=n, FAULT=name)
+	@$(BIN)/python -m tests.faults --trials="$$TRIALS" --jobs="$$JOBS" \
+	  $${MINUTES:+--minutes="$$MINUTES"} --only="$$FAULT"
 
 soak-eye: data ## plant faults in a copy of the code: the tests have to see them (FAULT=name)
 	@$(BIN)/python -m tests.faults.planted --only="$$FAULT"

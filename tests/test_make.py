@@ -29,7 +29,7 @@ _TARGETS = {
     "export": ("MODEL", "OUT"),
     "push": ("MODEL", "REPO", "YES"),
     "prune": ("DAYS", "YES"),
-    "soak": ("TRIALS", "MINUTES", "FAULT"),
+    "soak": ("TRIALS", "JOBS", "MINUTES", "FAULT"),
     "soak-eye": ("FAULT",),
     "bench": ("BENCH", "ROUNDS", "MODEL", "SIZE"),
     "gpu-check": ("SHAPE",),

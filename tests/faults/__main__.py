@@ -1,10 +1,11 @@
 """``python -m tests.faults`` (``make soak``): every fault so many times; a table, and
-``results.json``, a list of {fault, trials, kept, commit}.
+``results.json``, a list of {fault, trials, kept, seconds, commits}.
 
 The faults take turns, so that a run that is cut short by ``--minutes``, by Ctrl-C or by a kill has
 tried all of them equally often. Each trial is written down as it ends: the same command continues
-where the last one stopped, unless the code of its fault, or the seed, has changed since. ``--only FAULT``
-``--replay N`` makes one trial again, with the same moment of the same call.
+where the last one stopped, unless the code of its fault (:mod:`tests.faults.covered`), or the seed,
+has changed since. ``--only FAULT`` ``--replay N`` makes one trial again, with the same moment of the
+same call. ``--jobs N``: so many processes share the trials.
 
 A soak that has tried every fault, but has not entered every recovery branch
 (:mod:`tests.faults.sometimes`), fails.
@@ -17,7 +18,6 @@ import os
 import signal
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 # Nothing heavy here: the workers of ingest are started from this module's name.
@@ -32,7 +32,7 @@ def main() -> int:
     # Two threads that wait for each other on a busy machine take ten times as long as one.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
-    from tests.faults.catalogue import faults, load_libraries, select
+    from tests.faults.catalogue import faults, select
 
     if given.list:
         print("\n".join(fault.name for fault in faults()))
@@ -42,21 +42,33 @@ def main() -> int:
         print(f"error: soak: no fault is called {given.only!r}: --list names them", file=sys.stderr)
         return 2
     from tests.faults.journal import Journal
+    from tests.faults.shares import work_alone, work_in
 
     numbers = range(1 if given.short else given.trials)
     if given.replay is not None:
         numbers = range(given.replay, given.replay + 1)
         given.out = Path(tempfile.mkdtemp(prefix="replay-")) / "results.json"
-    journal = Journal(given.out, given.seed, chosen, fresh=given.fresh or given.short)
+        given.jobs = 1
+    journal = Journal(given.out, given.seed, chosen)
+    if given.claims is None:
+        journal.begin(fresh=given.fresh or given.short)
+    else:
+        journal.read()
     left = [
         (fault, number)
         for number in numbers
         for fault in chosen
-        if number < fault.most and not journal.has(fault.name, number)
+        if not journal.has(fault.name, number)
     ]
-    if left:
-        load_libraries()
-        stopped = _work(given, journal, left)
+    journal.planned, journal.jobs = left, given.jobs
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started ends with it
+    if given.claims is not None or (left and given.jobs == 1):
+        stopped = work_alone(given, journal, left)
+    elif left:
+        stopped = work_in(given.jobs, sys.argv[1:])
+        journal.read()
+    if given.claims is not None:
+        return 0
     print(journal.table(), flush=True)
     if left and stopped:
         print(
@@ -67,35 +79,6 @@ def main() -> int:
             flush=True,
         )
     return int(journal.broken)
-
-
-def _work(given: argparse.Namespace, journal, left) -> str:  # type: ignore[no-untyped-def]
-    """Make the trials that are left; return why it was not all of them, or an empty string."""
-    from tests.faults.world import World
-
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started ends with it
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
-        world = World(Path(scratch).resolve())
-        hook = Path(__file__).with_name("hook")
-        os.environ.update(FAULT_BRANCHES=str(world.branches), PYTHONPATH=str(hook))
-        try:
-            world.build(quick=given.short)
-            shown = ", ".join(
-                f"{stage} {seconds:.1f} s" for stage, seconds in world.seconds.items()
-            )
-            print(
-                f"undisturbed run: {shown} ({time.monotonic() - began:.0f} s to make)", flush=True
-            )
-            for fault, number in left:
-                if given.minutes and time.monotonic() - began > 60 * given.minutes:
-                    return f"the {given.minutes:g} minutes are used up"
-                journal.make(fault, number, world)
-        except KeyboardInterrupt:
-            return "stopped"
-        finally:
-            world.close()
-    return ""
 
 
 def _arguments() -> argparse.Namespace:
@@ -124,6 +107,8 @@ def _arguments() -> argparse.Namespace:
         "--fresh", action="store_true", help="forget the trials that were made before"
     )
     parser.add_argument("--replay", type=int, help="make only the trial of this number, again")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the trials")
+    parser.add_argument("--claims", type=Path, help=argparse.SUPPRESS)  # of one of those processes
     parser.add_argument("--list", action="store_true", help="name the faults")
     parser.add_argument("--out", type=Path, default=Path("artifacts/soak/results.json"))
     return parser.parse_args()

@@ -1,8 +1,7 @@
-"""The faults: what is done, how often at most, and what has to hold afterwards."""
+"""The faults: what is done, and what has to hold afterwards."""
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -52,28 +51,10 @@ class Fault:
 
     name: str
     trial: Trial
-    most: int = 1_000_000
+    #: The one stage that its trials are about; empty where they choose among all.
+    stage: str = ""
     #: Returns what this machine lacks for it, or an empty string.
     needs: Callable[[], str] = _nothing
-
-
-def load_libraries() -> None:
-    """Import once what every stage would import."""
-    import great_expectations  # noqa: F401
-    import mlflow  # noqa: F401
-    import peft  # noqa: F401
-
-    import tasks.baseline.stage
-    import tasks.evaluate.stage
-    import tasks.finetune.stage
-    import tasks.generate.stage
-    import tasks.ingest.stage
-    import tasks.register.stage
-    import tasks.supervise.stage
-    import tasks.validate.stage
-    import tasks.verify.stage  # noqa: F401
-
-    gc.freeze()  # else each child would look through all of it, and copy it
 
 
 def faults() -> list[Fault]:
@@ -97,13 +78,19 @@ def faults() -> list[Fault]:
     )
 
     return [
-        *[Fault(f"SIGKILL of {stage}", kills.stage(stage)) for stage in STAGES],
-        *[Fault(f"SIGKILL of the parent of {stage}", kills.parent(stage)) for stage in STAGES],
-        *[Fault(f"SIGKILL of the whole group of {stage}", kills.group(stage)) for stage in STAGES],
+        *[Fault(f"SIGKILL of {stage}", kills.stage(stage), stage) for stage in STAGES],
+        *[
+            Fault(f"SIGKILL of the parent of {stage}", kills.parent(stage), stage)
+            for stage in STAGES
+        ],
+        *[
+            Fault(f"SIGKILL of the whole group of {stage}", kills.group(stage), stage)
+            for stage in STAGES
+        ],
         Fault("SIGKILL of a run that recovers from one", kills.recovering),
         Fault("two different faults, one after the other", combined.two_faults),
-        Fault("kill at each moment of a file's commit", commits.file, most=100),
-        Fault("kill at each moment of a folder's commit", commits.folder, most=100),
+        Fault("kill at each moment of a file's commit", commits.file),
+        Fault("kill at each moment of a folder's commit", commits.folder),
         Fault("kill of a stage over its old output", commits.stage),
         Fault("data is on the disk before its name is", commits.order),
         Fault("a reader while a stage writes", reader.every_moment),
@@ -114,15 +101,15 @@ def faults() -> list[Fault]:
         Fault("two runs of a stage started at once", pairs.at_once),
         Fault("a second run while one works names the holder", pairs.names_holder),
         Fault("a stage that is stopped past the next one's patience", stopped.stage),
-        Fault("a worker that is stopped past its heartbeat", stopped.worker, most=20),
+        Fault("a worker that is stopped past its heartbeat", stopped.worker),
         Fault("half-done work of an earlier version", earlier.work),
         Fault("disk full", disk.full, needs=disk.needs),
-        Fault("Prefect server killed in mid-run", servers.prefect_killed, most=10),
-        Fault("MLflow server killed while training", servers.mlflow_killed, most=20),
-        Fault("MLflow server not there for registering", servers.mlflow_absent, most=20),
-        Fault("runs left RUNNING in Prefect by a crash", runs.left_running, most=20),
+        Fault("Prefect server killed in mid-run", servers.prefect_killed),
+        Fault("MLflow server killed while training", servers.mlflow_killed),
+        Fault("MLflow server not there for registering", servers.mlflow_absent),
+        Fault("runs left RUNNING in Prefect by a crash", runs.left_running),
         Fault("runs left RUNNING in MLflow by a crash", servers.left_running),
-        Fault("cancelled in the page, then the same request", runs.cancelled, most=20),
+        Fault("cancelled in the page, then the same request", runs.cancelled),
         Fault("corrupt shard of generate", corruption.shard),
         Fault("corrupt journal of ingest", corruption.journal),
         Fault("corrupt head of ingest's journal", corruption.journal_head),
@@ -130,7 +117,7 @@ def faults() -> list[Fault]:
         Fault("corrupt checkpoint", corruption.checkpoint),
         Fault("corrupt merged model in the cache", corruption.merged),
         Fault("corrupt output put back from DVC's cache", corruption.output),
-        Fault("corrupt object of DVC's cache, repaired", runs.damaged_cache, most=20),
+        Fault("corrupt object of DVC's cache, repaired", runs.damaged_cache),
         Fault("other clock, time zone, hash seed, workers, locale", surroundings.changed),
         Fault("hostile template", hostile.template),
         Fault("hostile document", hostile.document),
@@ -138,7 +125,6 @@ def faults() -> list[Fault]:
         Fault(
             "no network: every stage, cut off, under an empty environment",
             network.whole,
-            most=2,
             needs=network.needs,
         ),
     ]

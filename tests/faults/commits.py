@@ -4,14 +4,18 @@ never neither.
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from random import Random
 
 from tasks.core import files
 from tests.faults import moments
-from tests.faults.world import World, done, finish, fork, run, wait
+from tests.faults.answering import Answering, answer_lines
+from tests.faults.world import ROOT, World, done, finish, fork, run, wait
 
 
 def _killed(folder: Path, number: int, work: Callable[[], None]) -> int:
@@ -24,8 +28,26 @@ def _killed(folder: Path, number: int, work: Callable[[], None]) -> int:
 
 
 def file(world: World, chance: Random) -> str:
-    """One moment of a write over an old file."""
-    folder = world.folder / "commit"
+    """A write over an old file, killed at each of its moments."""
+    return _small(world).ask(f"file {world.folder / 'commit'}")
+
+
+def folder(world: World, chance: Random) -> str:
+    """A folder's commit over an old folder, killed at each of its moments."""
+    return _small(world).ask(f"folder {world.folder / 'commit'}")
+
+
+def _small(world: World) -> Answering:
+    """Return a process without the libraries: to fork one that has them takes as long as a commit,
+    and each moment is one.
+    """
+    command = [sys.executable, "-m", "tests.faults.commits"]
+    log = world.folder / "commits.log"
+    make = partial(Answering, command, ROOT, dict(os.environ), log)
+    return world.shared("commits", make, Answering.close)
+
+
+def _kill_file(folder: Path) -> str:
     folder.mkdir()
     path = folder / "a.json"
     try:
@@ -46,9 +68,7 @@ def file(world: World, chance: Random) -> str:
         shutil.rmtree(folder)
 
 
-def folder(world: World, chance: Random) -> str:
-    """One moment of a folder's commit over an old folder."""
-    place = world.folder / "commit"
+def _kill_folder(place: Path) -> str:
     place.mkdir()
 
     def write(word: str) -> None:
@@ -148,3 +168,12 @@ def find_disorder(lines: list[str]) -> str:
     if unnamed:
         return f"{unnamed} was not synced in the end"
     return "" if commits else "no commit was seen"
+
+
+def _answer(question: str) -> str:
+    kind, _, place = question.partition(" ")
+    return {"file": _kill_file, "folder": _kill_folder}[kind](Path(place))
+
+
+if __name__ == "__main__":
+    answer_lines(_answer)

@@ -3,61 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import random
-import re
 import subprocess
 import time
 import traceback
 from collections import Counter
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from tasks.core.files import fingerprint, sha256_file, write_json
+from tasks.core.files import write_json
+from tests.faults.covered import code_version
 from tests.faults.sometimes import BRANCHES, count
 from tests.faults.world import ROOT
 
 if TYPE_CHECKING:
     from tests.faults.catalogue import Fault
     from tests.faults.world import World
-
-_CODE = ("tasks", "flows", "bonito", "tests/fake_engine")
-_ALONE = ("tests/toy.py", "tests/conftest.py", "params.yaml", "datasets/incidents.yaml")
-_IMPORT = re.compile(r"^from tests\.faults(?:\.(\w+))? import (.*)", re.MULTILINE)
-
-
-@cache
-def product_version() -> str:
-    """Return a fingerprint of the code that every trial runs."""
-    files = [
-        path
-        for folder in _CODE
-        for path in (ROOT / folder).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    ]
-    return _digest([*files, *(ROOT / name for name in _ALONE)])
-
-
-@cache
-def code_version(module: str) -> str:
-    """Return a fingerprint of all that the trials of a module run: trials of other code say nothing
-    about this one.
-    """
-    names, found = [module.rpartition(".")[2]], set()
-    while names:
-        path = ROOT / "tests/faults" / f"{names.pop()}.py"
-        if path not in found and path.exists():
-            found.add(path)
-            for inner, given in _IMPORT.findall(path.read_text()):
-                names += [inner] if inner else given.split(", ")
-    return fingerprint(product_version(), _digest(list(found)))
-
-
-def _digest(files: list[Path]) -> str:
-    return fingerprint(*(f"{path.relative_to(ROOT)}:{sha256_file(path)}" for path in sorted(files)))
 
 
 @cache
@@ -88,35 +55,68 @@ class Journal:
     the results.
     """
 
-    def __init__(self, results: Path, seed: int, chosen: list[Fault], fresh: bool = False) -> None:
+    def __init__(self, results: Path, seed: int, chosen: list[Fault]) -> None:
         """``chosen`` are the faults of this run; those tried before stay in the results."""
         from tests.faults.catalogue import faults
 
-        self.results, self.seed, self.made = results, seed, 0
+        self.results, self.seed, self.before = results, seed, 0
         self.path = results.with_name("trials.jsonl")
         self.lacking = {fault.name: said for fault in chosen if (said := fault.needs())}
         self.names = [fault.name for fault in chosen]
-        self.versions = {fault.name: code_version(fault.trial.__module__) for fault in faults()}
+        self.faults = {fault.name: fault for fault in faults()}
+        #: What is to be made, by so many processes.
+        self.planned: list[tuple[Fault, int]] = []
+        self.jobs = 1
+        self.rows: list[dict[str, Any]] = []
+        self.done: set[tuple[str, int]] = set()
+        self._size = 0
+
+    def begin(self, fresh: bool = False) -> None:
+        """Keep of the journal the trials of today's code and this seed; ``fresh``: none."""
         told = [] if fresh or not self.path.exists() else self.path.read_text().splitlines()
         rows: list[dict[str, Any]] = [json.loads(line) for line in told if line.endswith("}")]
-        self.rows = [
+        kept = [
             row
             for row in rows
-            if row["seed"] == seed and row["code"] == self.versions.get(row["fault"])
+            if row["seed"] == self.seed and row["code"] == self._version(row["fault"])
         ]
         if rows:
             print(
-                f"{len(self.rows)} trials were made before, {len(rows) - len(self.rows)} more with "
+                f"{len(kept)} trials were made before, {len(rows) - len(kept)} more with "
                 "other code or another seed: these do not count",
                 flush=True,
             )
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
-        self.done = {(row["fault"], row["trial"]) for row in self.rows}
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self.read()
+        self.before = self.count
+
+    def _version(self, name: str) -> str:
+        """Return the fingerprint of the code of a fault's trials; empty where there is no such
+        fault any more.
+        """
+        fault = self.faults.get(name)
+        return code_version(fault.trial.__module__, fault.stage) if fault else ""
+
+    def read(self) -> None:
+        """Read what this process and others have written since the last call."""
+        with self.path.open("rb") as file:
+            file.seek(self._size)
+            new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self._size += len(whole)
+        rows = [json.loads(line) for line in whole.splitlines()]
+        self.rows += rows
+        self.done |= {(row["fault"], row["trial"]) for row in rows}
 
     @property
     def count(self) -> int:
         return len(self.rows)
+
+    @property
+    def made(self) -> int:
+        """Return how many trials were made since :meth:`begin`."""
+        return self.count - self.before
 
     @property
     def broken(self) -> bool:
@@ -158,25 +158,39 @@ class Journal:
             "said": said[:2000],
             "entered": count(world.branches) - before,
             "seed": self.seed,
-            "code": self.versions[fault.name],
+            "code": self._version(fault.name),
             "commit": commit(),
         }
-        self.rows.append(row)
-        self.made += 1
         with self.path.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # of the others that share the trials
             file.write(json.dumps(row) + "\n")
+            file.flush()
+            self.read()
+            write_json(self.results, self.summary())
         print(
             (
                 f"{number + 1:>4} {fault.name:<60}{row['seconds']:>7.1f} s  "
-                f"{'BROKEN: ' + said if said else 'kept'}"
+                f"{'BROKEN: ' + said if said else 'kept'}  "
+                f"({self.minutes_left():.0f} minutes left)"
             ),
             flush=True,
         )
-        write_json(self.results, self.summary())
+
+    def minutes_left(self) -> float:
+        """Return how long the planned trials will take that nobody has made, by the mean of their
+        fault; of one that was not tried yet, by the mean of the others.
+        """
+        seconds: dict[str, list[float]] = {}
+        for row in self.rows:
+            seconds.setdefault(row["fault"], []).append(row["seconds"])
+        known = {name: fmean(own) for name, own in seconds.items()}
+        usual = fmean(row["seconds"] for row in self.rows) if self.rows else 0.0
+        left = [fault.name for fault, number in self.planned if not self.has(fault.name, number)]
+        return sum(known.get(name, usual) for name in left) / self.jobs / 60
 
     def summary(self) -> list[dict[str, Any]]:
-        """Return one row a fault: trials, kept, seconds, commit, and a note where a promise was broken or
-        nothing could be tried.
+        """Return one row a fault: trials, kept, seconds, processor seconds, how many trials were
+        made at which commit, and a note where a promise was broken or nothing could be tried.
         """
         tried = {row["fault"] for row in self.rows}
         names = [name for name in self.names if name in tried or name in self.lacking]
@@ -184,13 +198,14 @@ class Journal:
 
     def _summary(self, name: str) -> dict[str, Any]:
         own = [row for row in self.rows if row["fault"] == name]
-        kept, seconds = (
-            sum(not row["said"] for row in own),
-            round(sum(row["seconds"] for row in own), 1),
-        )
-        row: dict[str, Any] = {"fault": name, "trials": len(own), "kept": kept, "seconds": seconds}
-        if own:
-            row["commit"] = own[-1]["commit"]
+        row: dict[str, Any] = {
+            "fault": name,
+            "trials": len(own),
+            "kept": sum(not entry["said"] for entry in own),
+            "seconds": round(sum(entry["seconds"] for entry in own), 1),
+            "processor": round(sum(entry["processor"] for entry in own), 1),
+            "commits": dict(Counter(entry["commit"] for entry in own)),
+        }
         if name in self.lacking:
             row["note"] = f"not run: {self.lacking[name]}"
         if broken := [f"trial {entry['trial']}: {entry['said']}" for entry in own if entry["said"]]:
@@ -201,12 +216,12 @@ class Journal:
         """Write the results, and return them as text."""
         rows = self.summary()
         write_json(self.results, rows)
-        lines = [f"{'fault':<60}{'trials':>7}{'kept':>6}{'s/trial':>9}"]
+        lines = [f"{'fault':<60}{'trials':>7}{'kept':>6}{'s/trial':>9}{'processor':>11}"]
         for row in rows:
-            each = row["seconds"] / row["trials"] if row["trials"] else 0.0
+            each, used = (row[name] / max(row["trials"], 1) for name in ("seconds", "processor"))
             lines.append(
                 (
-                    f"{row['fault']:<60}{row['trials']:>7}{row['kept']:>6}{each:>9.1f}  "
+                    f"{row['fault']:<60}{row['trials']:>7}{row['kept']:>6}{each:>9.1f}{used:>11.1f}  "
                     f"{row.get('note', '')}"
                 ).rstrip()
             )

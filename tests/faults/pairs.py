@@ -7,6 +7,7 @@ import shutil
 import time
 from random import Random
 
+from tests.faults.settings import lock_waits
 from tests.faults.world import World, log_of, start, wait
 
 
@@ -34,11 +35,11 @@ def names_holder(world: World, chance: Random) -> str:
     """A stage that takes long is held; the second one says within five seconds by whom."""
     name = chance.choice(sorted(world.digests))
     folder = world.trial(name)
-    first = start(folder, name, before=lambda: _hang(folder, name))
+    first, waits = start(folder, name, before=lambda: _hang(folder, name)), lock_waits(chance)
     while not (folder / "hangs").exists():
         time.sleep(0.01)
     started = time.monotonic()
-    status = wait(start(folder, name))
+    status = wait(start(folder, name, before=waits))
     took = time.monotonic() - started
     (folder / "go").touch()
     wait(first)

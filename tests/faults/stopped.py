@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 
 from tests.faults import moments
+from tests.faults.settings import lock_waits
 from tests.faults.world import World, contents, done, fork, log_of, none_left, run, start, wait
 
 _LOG = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ def stage(world: World, chance: Random) -> str:
         return f"{name}, moment {number}: it was not stopped"
     held = is_locked(folder / ".work" / name / "lock")
     before = contents(folder / "artifacts" / name)
-    second = run(folder, name)
+    second = run(folder, name, before=lock_waits(chance))
     said = ""
     if held and (second != 2 or f'"pid": {first}' not in log_of(folder)):
         said = f"the second run ends with {second}: {log_of(folder)[-300:]}"

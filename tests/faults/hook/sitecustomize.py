@@ -1,6 +1,11 @@
-"""On PYTHONPATH of what a soak starts: counts the recovery branches there too."""
+"""On PYTHONPATH of what a soak starts: counts the recovery branches there too; garbage is collected
+as seldom as in tests/conftest.py.
+"""
 
+import gc
 import os
+
+gc.set_threshold(10_000, 20, 20)
 
 if os.environ.get("FAULT_BRANCHES"):
     from importlib.util import module_from_spec, spec_from_file_location
