@@ -18,8 +18,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tasks.core.ports import find_free_port
-from tests.faults.servers import lend_prefect, read_states
+from tests.faults.ports import find_port
+from tests.faults.servers import lend_prefect, new_work, read_states
 from tests.faults.world import World, contents, none_left
 from tests.toy import environment, make_toy, pipeline
 
@@ -35,7 +35,7 @@ class Pages:
 
     def __init__(self, folder: Path) -> None:
         self.root = make_toy(folder / "toy-pages")
-        self.api = f"http://127.0.0.1:{(port := find_free_port())}/api"
+        self.api = f"http://127.0.0.1:{(port := find_port())}/api"
         command = [
             sys.executable,
             "-m",
@@ -48,7 +48,7 @@ class Pages:
         around = {
             **environment(self.root),
             "TOY_HANG": "generate",
-            "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{find_free_port()}",
+            "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{find_port()}",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
         }
         self.process = subprocess.Popen(
@@ -159,7 +159,7 @@ def left_running(world: World, chance: Random) -> str:
     root, api = _toy(world), lend_prefect(world)
     name, stage = f"left-{chance.randrange(1 << 40):x}", chance.choice(_STAGES)
     around = {**environment(root), "TOY_HANG": stage, "PREFECT_API_URL": api}
-    request = ["--name", name, "--set", f"generate.temperature={chance.random():.4f}"]
+    request = ["--name", name, *new_work(chance)]
     running = subprocess.Popen(
         [sys.executable, "-m", "flows.pipeline", *request],
         cwd=root,
@@ -167,7 +167,7 @@ def left_running(world: World, chance: Random) -> str:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    reached = _await((root / ".runs" / name / ".work/hanging").exists, 120)
+    reached = _await((root / ".runs" / name / ".work/hanging").exists, 300)
     second = pipeline(root, *request, PREFECT_API_URL=api)
     running.kill()
     running.wait()
@@ -195,7 +195,7 @@ def damaged_cache(world: World, chance: Random) -> str:
     run = world.shared("run with a cache", dict, lambda _: None)
     if not run or contents(run["outputs"]) != run["outcome"]:  # the first trial, or one that broke
         name = f"cache-{chance.randrange(1 << 40):x}"
-        run["request"] = ["--name", name, "--set", f"generate.temperature={chance.random():.6f}"]
+        run["request"] = ["--name", name, *new_work(chance)]
         first = pipeline(root, *run["request"], PREFECT_API_URL=api)
         if first.returncode:
             return f"the undisturbed run ends with {first.returncode}: {first.stderr[-300:]}"
