@@ -1,5 +1,5 @@
-"""The whole graph, as a person runs it: ``dvc repro`` in a clone, with every stage real and only
-the generator's words made up.
+"""The whole graph, as a person runs it: ``dvc repro`` in a clone, with every stage real. Only the
+generator's words are made up, and the stages' libraries are loaded once for all of them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tasks.core.overlay import overlay
 from tasks.core.parquet import read_table
 from tasks.core.yaml_file import read_yaml
 from tests.conftest import ROOT
+from tests.loaded_python import load_python
 from tests.pages import find_dead_links
 
 _PARTS = ("seal", "bearing", "valve", "relay", "filter", "gauge", "hatch", "cable")
@@ -45,7 +47,10 @@ def clone(tmp_path: Path, tiny_model: Path) -> Path:
         ):
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes((ROOT / name).read_bytes())
+            shutil.copy2(ROOT / name, target)
+    for cache in (ROOT / "tasks").rglob("__pycache__"):  # else the stages compile our code again
+        unfinished = shutil.ignore_patterns("*.pyc.*")
+        shutil.copytree(cache, folder / cache.relative_to(ROOT), ignore=unfinished)
     (folder / "models").mkdir()
     (folder / "models/README.md").write_text("none here")
     _write_data(folder)
@@ -106,25 +111,31 @@ def _write_data(folder: Path) -> None:
     (folder / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
 
 
-def _dvc(folder: Path, *arguments: str) -> str:
-    path = os.pathsep.join([str(ROOT / "tests/fake_engine"), str(folder)])
+@pytest.fixture
+def dvc(clone: Path, tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """Return a function that runs DVC in the clone and returns what it prints."""
     environment = {
         **os.environ,
-        "PYTHONPATH": path,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "BONITO_CACHE": str(folder / "cache"),
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests/fake_engine"), str(clone)]),
+        "BONITO_CACHE": str(clone / "cache"),
     }
     environment.pop("MLFLOW_TRACKING_URI", None)
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", *arguments],
+            cwd=clone,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    with load_python(clone, tmp_path, environment) as stages:
+        environment["PATH"] = f"{stages}{os.pathsep}{os.environ['PATH']}"
+        yield run
 
 
 #: A stage's own line, and what DVC prints around it.
@@ -135,8 +146,10 @@ _OURS = re.compile(
 )
 
 
-def test_documents_in_registered_model_out_and_nothing_to_do_the_second_time(clone: Path) -> None:
-    printed = _dvc(clone, "repro")
+def test_documents_in_registered_model_out_and_nothing_to_do_the_second_time(
+    clone: Path, dvc: Callable[..., str]
+) -> None:
+    printed = dvc("repro")
     assert [line for line in printed.splitlines() if not _OURS.match(line)] == []
     summaries = {
         stage: read_json(clone / f"artifacts/{stage}/summary.json")
@@ -174,34 +187,36 @@ def test_documents_in_registered_model_out_and_nothing_to_do_the_second_time(clo
     assert read_json(clone / "artifacts/register/registration.json")["version"] == "1"
     # A person makes the pages of `make why`.
     assert [dead for dead in find_dead_links(clone / "artifacts") if "/why/" not in dead] == []
-    assert "zero_shot" in _dvc(clone, "metrics", "show", "--json")
-    again = _dvc(clone, "repro")
+    assert "zero_shot" in dvc("metrics", "show", "--json")
+    again = dvc("repro")
     assert "Running stage" not in again and "up to date" in again
-    _start_from_the_first_adapter(clone)
+    _start_from_the_first_adapter(clone, dvc)
 
 
 @pytest.mark.slow
-def test_without_labelled_items_the_run_ends_with_a_challenger_and_no_f1(clone: Path) -> None:
+def test_without_labelled_items_the_run_ends_with_a_challenger_and_no_f1(
+    clone: Path, dvc: Callable[..., str]
+) -> None:
     settings = {"evaluate": {"items": "supervision/none"}, "register": {"parity_items": 0}}
     params = overlay(read_yaml(clone / "params.yaml"), settings)
     (clone / "params.yaml").write_text(yaml.safe_dump(params))
-    _dvc(clone, "repro")
+    dvc("repro")
     scores = read_json(clone / "artifacts/evaluate/scores.json")
     assert scores["heldout_rows"] > 0 and "adapted" not in scores
     assert read_json(clone / "artifacts/register/registration.json")["alias"] == "challenger"
-    assert "agreement" in _dvc(clone, "metrics", "show", "--json")
+    assert "agreement" in dvc("metrics", "show", "--json")
 
 
-def _start_from_the_first_adapter(clone: Path) -> None:
+def _start_from_the_first_adapter(clone: Path, dvc: Callable[..., str]) -> None:
     """What comes before the training stays as it is; the start alone is scored and shown."""
     shutil.copytree(clone / "artifacts/finetune", clone / "begin")
     settings = {"finetune": {"start": "begin"}, "register": {"parity_items": 0}}
     params = overlay(read_yaml(clone / "params.yaml"), settings)
     (clone / "params.yaml").write_text(yaml.safe_dump(params))
-    printed = _dvc(clone, "repro")
+    printed = dvc("repro")
     ran = re.findall(r"Running stage '(\w+)'", printed)
     assert sorted(ran) == ["baseline", "evaluate", "finetune", "register"]
     scores = read_json(clone / "artifacts/evaluate/scores.json")
     told = read_json(clone / "artifacts/register/registration.json")
     assert f"against its start alone ({scores['start']['f1']:.1f})" in told["over_start"]
-    assert "gain_over_start" in _dvc(clone, "metrics", "show", "--json")
+    assert "gain_over_start" in dvc("metrics", "show", "--json")
