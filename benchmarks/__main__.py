@@ -7,7 +7,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -49,15 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         silence()
         options = BenchOptions(
-            arguments.rounds,
-            arguments.size == "quick",
-            arguments.model,
-            arguments.threads,
-            arguments.work,
+            rounds=arguments.rounds,
+            quick=arguments.size == "quick",
+            model=arguments.model,
+            threads=arguments.threads,
+            work=arguments.work,
             install=not arguments.no_install,
-        )
-        options = replace(
-            options, machine=describe(options.threads), whole=arguments.size == "whole"
+            whole=arguments.size == "whole",
         )
         if arguments.record and options.quick:
             raise PipelineError("--size quick: its figures mean nothing and are not recorded")
@@ -72,6 +69,7 @@ def measure(
 ) -> int:
     """Run bench modules, write (and record) the results after each one, print the table."""
     rows: list[ResultRow] = []
+    machine = describe(options.threads)
     for bench in benches:
         print(
             f"benchmarks: {', '.join(bench.NAMES)}, {options.rounds} rounds",
@@ -79,8 +77,9 @@ def measure(
             flush=True,
         )
         own = bench.run(options)
-        if options.quick:
-            for row in own:
+        for row in own:
+            row.machine, row.command = machine, _command(bench.NAMES[0], options)
+            if options.quick:
                 row.note = ("quick: the figures mean nothing. " + row.note).strip()
         whole = merge(out / "results.json", own, bench.NAMES)
         if recorded:
@@ -89,6 +88,13 @@ def measure(
     plot(whole, out)
     print(render(rows))
     return 1 if any(row.gate.startswith("failed") for row in rows) else 0
+
+
+def _command(name: str, options: BenchOptions) -> str:
+    """Return what measures the rows of a bench again."""
+    command = f"python -m benchmarks --only {name} --rounds {options.rounds}"
+    command += f" --model {options.model}" if options.model != EMBEDDED else ""
+    return command + (" --size whole" if options.whole else "")
 
 
 def _chosen(only: str) -> list[Any]:

@@ -73,11 +73,10 @@ def run(options: BenchOptions) -> list[ResultRow]:
     numbers |= roofline(done["ours"], need, settings["model"], options)
     rows = [
         compare(
-            "finetune",
+            NAMES[0],
             done["ours"],
             done[peer],
             gate,
-            options,
             unit="tokens/s",
             target=target,
             extra=numbers,
@@ -87,11 +86,10 @@ def run(options: BenchOptions) -> list[ResultRow]:
     ]
     rows += [
         compare(
-            "finetune-memory",
+            NAMES[1],
             done["ours"],
             done[peer],
             gate,
-            options,
             unit="MiB",
             target=target,
             peak=True,
@@ -99,8 +97,6 @@ def run(options: BenchOptions) -> list[ResultRow]:
         )
         for peer, target in MEMORY_TARGETS.items()
     ]
-    for row in rows:
-        row.command = row.command.replace("finetune-memory", "finetune")
     return rows
 
 

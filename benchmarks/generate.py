@@ -62,29 +62,24 @@ def run(options: BenchOptions) -> list[ResultRow]:
     limits = roofline(done["ours"], need, str(_weights(options)), options)
     rows = []
     for peer, target in TARGETS.items():
-        gate, alike = _gate(
-            *(
-                (exact["ours"], exact[peer])
-                if peer in exact and not done[peer].failure
-                else (done["ours"], done[peer])
-            )
-        )
-        row = compare(
-            NAMES[0],
-            done["ours"],
-            done[peer],
-            gate,
-            options,
-            unit="passages/s",
-            target=target,
-            note=f"{note}; {alike}" if alike else note,
-        )
-        row.extra |= limits
-        row.extra["output_tokens"] = {
+        gated = exact if peer in exact and not done[peer].failure else done
+        gate, alike = _gate(gated["ours"], gated[peer])
+        written = {
             "ours": done["ours"].facts.get("output_tokens"),
             "theirs": done[peer].facts.get("output_tokens"),
         }
-        rows.append(row)
+        rows.append(
+            compare(
+                NAMES[0],
+                done["ours"],
+                done[peer],
+                gate,
+                unit="passages/s",
+                target=target,
+                note=f"{note}; {alike}" if alike else note,
+                extra={**limits, "output_tokens": written},
+            )
+        )
     if _FP8 in done:
         gate, kept = quality_gate(done["ours"], done[_FP8])
         rows.append(
@@ -93,13 +88,11 @@ def run(options: BenchOptions) -> list[ResultRow]:
                 done[_FP8],
                 done["bonito-llm"],
                 gate,
-                options,
                 unit="passages/s",
                 target=_FP8_TARGET,
                 note=f"{note}; {kept}",
             )
         )
-        rows[-1].command = rows[0].command
     return rows
 
 

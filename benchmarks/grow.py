@@ -67,24 +67,21 @@ def run(options: BenchOptions) -> list[ResultRow]:
     again = _timed(checkout, f"ingest.corpus={corpus}", "finetune.start=champion", *settings)
     stages["again"] = _stage_seconds(checkout)
     shares = _shares_again(checkout)
-    row = _row(options, _gate(checkout, removed, shares["generate"], 3 / count))
-    row.note += "; done again: " + ", ".join(
-        f"{name} {share:.1%}" for name, share in shares.items()
+    row = ResultRow(
+        bench=NAMES[0],
+        peer="share",
+        gate=_gate(checkout, removed, shares["generate"], 3 / count),
+        unit="seconds",
+        target=TARGETS["share"],
+        better="less",
     )
+    again_told = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+    row.note = f"done again: {again_told}"
     row.extra = {"full_seconds": round(full, 1), "again_seconds": round(again, 1), "stages": stages}
     if row.gate == PASSED:
         row.ours, row.theirs = round(again, 1), round(full, 1)
-        row.ratio = row.low = row.high = round(again / full, 3)
+        row.set_ratio([again / full])
     return [row]
-
-
-def _row(options: BenchOptions, gate: str) -> ResultRow:
-    target = TARGETS["share"]
-    row = ResultRow(
-        "grow", "share", None, None, None, gate, options.machine, target, "less", "seconds"
-    )
-    row.rounds, row.command = 1, "python -m benchmarks --only grow"
-    return row
 
 
 def _clone(folder: Path) -> Path:

@@ -38,7 +38,6 @@ class BenchOptions:
     model: str = EMBEDDED
     threads: int = 2
     work: Path = ROOT / ".work" / "bench"
-    machine: str = ""
     #: False: peers that must be installed first are ``not run``.
     install: bool = True
     #: Also what takes an hour: a million rows.
@@ -57,7 +56,6 @@ class Contender:
     config: dict[str, Any]
     python: str = sys.executable
     missing: str = ""
-    environment: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -147,7 +145,7 @@ class _ContenderProcess:
             outcome,
             folder / f"{contender.name}.log",
         )
-        self._environment = {**environment(threads), **contender.environment}
+        self._environment = environment(threads)
 
     def __enter__(self) -> _ContenderProcess:
         self._started = time.perf_counter()

@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -40,31 +39,21 @@ def run(options: BenchOptions) -> list[ResultRow]:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = [_timed(folder) for _ in range(options.rounds)]
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    row = ResultRow(
-        "noop",
-        "seconds",
-        None,
-        None,
-        None,
-        _gate(folder),
-        options.machine,
-        TARGETS["seconds"],
-        "less",
-        "seconds",
-    )
-    row.rounds, row.command = (
-        len(seconds),
-        f"python -m benchmarks --only noop --rounds {options.rounds}",
-    )
     # On a machine that is busy with other things this is what the time would be without them.
     busy = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / len(seconds)
-    row.note, row.extra = (
-        f"seconds in the place of a ratio; {busy:.2f} s of processor time each",
-        {"cpu_seconds": round(busy, 2)},
+    row = ResultRow(
+        bench=NAMES[0],
+        peer="seconds",
+        gate=_gate(folder),
+        unit="seconds",
+        target=TARGETS["seconds"],
+        better="less",
+        note=f"seconds in the place of a ratio; {busy:.2f} s of processor time each",
+        extra={"cpu_seconds": round(busy, 2)},
     )
     if row.gate == PASSED:
-        row.ours = round(statistics.median(seconds), 2)
-        row.ratio, row.low, row.high = row.ours, round(min(seconds), 2), round(max(seconds), 2)
+        row.set_ratio(seconds)
+        row.ours = row.ratio
     return [row]
 
 

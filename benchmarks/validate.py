@@ -40,24 +40,17 @@ def run(options: BenchOptions) -> list[ResultRow]:
             done["ours"],
             done[peer],
             _gate(done["ours"], done[peer], other),
-            options,
             unit="rows/s",
             target=target,
             note=note,
         )
         for peer, target in TARGETS.items()
     ]
-    for peer in _AUTHORS:
-        row = compare(
-            NAMES[1],
-            done["ours-parse"],
-            done[peer],
-            _same_pairs(done["ours-parse"], done[peer]),
-            options,
-            unit="rows/s",
-        )
-        row.command = row.command.replace(f"--only {NAMES[1]}", f"--only {NAMES[0]}")
-        rows.append(row)
+    parse = done["ours-parse"]
+    rows += [
+        compare(NAMES[1], parse, done[peer], _same_pairs(parse, done[peer]), unit="rows/s")
+        for peer in _AUTHORS
+    ]
     return rows
 
 
