@@ -6,9 +6,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.commands import timed
 from benchmarks.generate import with_bos
 from benchmarks.harness import PASSED, BenchOptions, environment
 from benchmarks.machine import has_gpu
@@ -91,28 +90,6 @@ def play(
         else:
             found.seconds[name], found.counts[name] = seconds, read_json(folder / f"{name}.json")
     return found
-
-
-def timed(
-    command: list[str], log: Path, where: Path, variables: dict[str, str]
-) -> tuple[float, str]:
-    """Run a command; return its seconds from start to end, and the last line of its log if it
-    failed.
-    """
-    start = time.perf_counter()
-    with log.open("w", encoding="utf-8") as told:
-        done = subprocess.run(
-            command, stdout=told, stderr=told, cwd=where, env=variables, check=False
-        )
-    seconds = time.perf_counter() - start
-    lines = (
-        log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        if done.returncode
-        else []
-    )
-    return seconds, (
-        lines[-1][:200] if lines else f"status {done.returncode}"
-    ) if done.returncode else ""
 
 
 def _configs(

@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -19,8 +18,9 @@ from unittest.mock import patch
 
 import yaml
 
+from benchmarks.commands import clone
 from benchmarks.harness import PASSED, ROOT, BenchOptions, environment
-from benchmarks.inputs import model_folder
+from benchmarks.inputs import DOMAINS, data_folder, model_folder
 from benchmarks.rows import ResultRow
 from flows.runs.dvc_graph import read_graph
 from flows.runs.dvc_repro import StageOutcome, reproduce
@@ -39,7 +39,6 @@ NAMES = ("forecast",)
 #: Cuts whose interval holds, of twenty: 80 %.
 TARGETS = dict.fromkeys(("kept_rows", "minutes", "peak_memory_mb", "disk_mb"), 16.0)
 _CUTS = 20
-_DOMAINS = ("incidents", "contracts", "privacy")
 
 
 def run(options: BenchOptions) -> list[ResultRow]:
@@ -55,7 +54,8 @@ def run(options: BenchOptions) -> list[ResultRow]:
     cuts = 1 if options.quick else _CUTS
     tried = []
     for number in range(cuts):
-        checkout = _clone(folder / f"cut-{number}")
+        checkout = clone(folder / f"cut-{number}")
+        (checkout / "dvc.lock").unlink()  # a run has its own outputs
         settings = _cut(number, folder / f"corpus-{number}")
         if not options.whole:
             settings = overlay(settings, _tiny(options))
@@ -84,24 +84,11 @@ def count(tried: Sequence[Sequence[Compared]]) -> list[ResultRow]:
     return rows
 
 
-def _clone(checkout: Path) -> Path:
-    """Clone this repository's commit: a run has its own outputs and journals."""
-    checkout.parent.mkdir(parents=True, exist_ok=True)
-    command = ["git", "clone", "--quiet", str(ROOT), str(checkout)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise PipelineError(f"forecast: git clone failed: {done.stderr.strip()[-300:]}")
-    (checkout / "dvc.lock").unlink(missing_ok=True)
-    return checkout
-
-
 def _cut(number: int, corpus: Path) -> dict[str, Any]:
     """Write the documents of a cut into ``corpus``; return its settings."""
     chance = random.Random(number)
-    domain = _DOMAINS[number % len(_DOMAINS)]
-    data = ROOT / "data" / domain
-    if not data.is_dir():
-        raise PipelineError(f"{data} is missing: make data")
+    domain = DOMAINS[number % len(DOMAINS)]
+    data = data_folder(domain)
     files = sorted((data / "documents").iterdir())
     shutil.rmtree(corpus, ignore_errors=True)
     corpus.mkdir(parents=True)

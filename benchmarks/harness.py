@@ -118,11 +118,8 @@ def race(
         for worker in running:
             worker.round(warm_up=True)
         for number in range(options.rounds):
-            for worker in (
-                running[number % len(running) :] + running[: number % len(running)]
-                if running
-                else []
-            ):
+            turn = number % max(len(running), 1)
+            for worker in running[turn:] + running[:turn]:
                 worker.round()
     return outcomes
 
@@ -199,8 +196,8 @@ class _ContenderProcess:
 
     def _answer(self, message: dict[str, Any]) -> dict[str, Any]:
         questions, answers = self._process.stdin, self._process.stdout
-        if questions is None or answers is None:
-            raise WorkerError("it has no pipes")
+        assert questions is not None  # noqa: S101 - for the type checker
+        assert answers is not None  # noqa: S101
         try:
             questions.write(json.dumps(message) + "\n")
             questions.flush()
@@ -218,16 +215,14 @@ class _ContenderProcess:
         return answer
 
     def _last_words(self) -> str:
-        self._process.wait()
-        lines = [
-            line.strip()
-            for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-            if line.strip()
-        ]
-        return (
-            f"it ended with status {self._process.returncode}: "
-            f"{lines[-1][:200] if lines else 'it said nothing'}"
-        )
+        status = self._process.wait()
+        return f"it ended with status {status}: {last_line(self.log) or 'it said nothing'}"
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a log, at most 200 characters; empty where it has none."""
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "")
 
 
 def environment(number: int) -> dict[str, str]:

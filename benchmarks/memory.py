@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from benchmarks import made
-from benchmarks.harness import PASSED, ROOT, BenchOptions, environment
+from benchmarks.harness import PASSED, ROOT, BenchOptions, environment, last_line
 from benchmarks.rows import ResultRow
 from tasks.core.files import read_json
 from tasks.core.overlay import overlay
@@ -145,10 +145,8 @@ def _measure(stage: str, rows: int, options: BenchOptions) -> _Measured:
     command += ["--params", "params.yaml", "--out", "out", *given]
     told = _run(command, folder, rows, options)
     if told["status"]:
-        raise RuntimeError(
-            f"{rows} rows: status {told['status']}: "
-            f"{(folder / 'log').read_text(encoding='utf-8').splitlines()[-1][:200]}"
-        )
+        last = last_line(folder / "log") or "it said nothing"
+        raise RuntimeError(f"{rows} rows: status {told['status']}: {last}")
     _check(stage, rows, read_json(folder / "out" / "summary.json"))
     shutil.rmtree(folder / "out")
     shutil.rmtree(folder / ".work", ignore_errors=True)

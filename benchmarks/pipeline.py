@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from benchmarks import chain, generate
+from benchmarks.commands import timed
 from benchmarks.harness import PASSED, ROOT, BenchOptions, environment
 from benchmarks.rows import ResultRow
 from flows.runs.dvc_graph import read_graph
@@ -209,9 +210,9 @@ def _stage(
     if command[:2] != ["python", "-m"]:
         raise RuntimeError(f"{name}: its command is no module of ours: {' '.join(command)}")
     times = folder / f"{name}.json"
-    timed = [sys.executable, "-m", "benchmarks.contenders.timed_stage", str(times), *command[2:]]
-    wall, failure = chain.timed(
-        timed, folder / f"{name}.log", folder, {**environment(options.threads), **cache}
+    command = [sys.executable, "-m", "benchmarks.contenders.timed_stage", str(times), *command[2:]]
+    wall, failure = timed(
+        command, folder / f"{name}.log", folder, {**environment(options.threads), **cache}
     )
     if failure:
         raise RuntimeError(f"{name}: {failure}")

@@ -194,6 +194,18 @@ def test_memory_gives_up_a_stage_that_does_not_end(
     assert not set(psutil.Process().children(recursive=True)) - set(before)
 
 
+def test_memory_tells_of_a_stage_that_was_killed_without_a_word(
+    options: BenchOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(command: list[str], folder: Path, *_: Any) -> dict[str, Any]:
+        (folder / "log").touch()
+        return {"status": -9}
+
+    monkeypatch.setattr(memory, "_run", killed)
+    row = memory._measure_stage("validate", (20,), options)
+    assert row.gate == "failed: 20 rows: status -9: it said nothing"
+
+
 def test_memory_compares_the_largest_peak_with_the_smallest() -> None:
     measured = [
         memory._Measured(rows, 1.0, peak)
