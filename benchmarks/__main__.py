@@ -21,6 +21,8 @@ from tasks.core.log_lines import ignore_closed_stdout
 from tasks.core.privacy import silence
 from tasks.lm.models import EMBEDDED
 
+#: Where results.json and the plot go.
+OUT = ROOT / "artifacts" / "bench"
 #: One module a claim: its ``run`` returns rows, whose ``bench`` is one of its ``NAMES``; TARGETS is
 #: peer -> target, for each name.
 BENCHES = (
@@ -51,14 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             rounds=arguments.rounds,
             quick=arguments.size == "quick",
             model=arguments.model,
-            threads=arguments.threads,
-            work=arguments.work,
-            install=not arguments.no_install,
             whole=arguments.size == "whole",
         )
         if arguments.record and options.quick:
             raise PipelineError("--size quick: its figures mean nothing and are not recorded")
-        return measure(_chosen(arguments.only), options, arguments.out, arguments.record)
+        return measure(_chosen(arguments.only), options, OUT, arguments.record)
     except PipelineError as error:
         print(f"error: benchmarks: {error}", file=sys.stderr)
         return 2
@@ -141,26 +140,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--model", default=EMBEDDED, help="a model name or folder; on a GPU it runs there, in bf16"
-    )
-    parser.add_argument(
-        "--threads", type=_positive, default=2, help="OpenMP threads of every contender"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=ROOT / "artifacts" / "bench",
-        help="where results.json and the plot go",
-    )
-    parser.add_argument(
-        "--work",
-        type=Path,
-        default=BenchOptions.work,
-        help="the peers' environment, logs and outputs of the contenders",
-    )
-    parser.add_argument(
-        "--no-install",
-        action="store_true",
-        help="leave out the peers whose packages must be installed",
     )
     parser.add_argument(
         "--record",

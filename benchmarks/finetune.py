@@ -46,19 +46,11 @@ def run(options: BenchOptions) -> list[ResultRow]:
             "ours", "benchmarks.contenders.finetune_ours", {**config, "work": str(work / "ours")}
         ),
         Contender("authors", "benchmarks.contenders.finetune_authors", config),
-        Contender(
-            "trl-default",
-            trl,
-            {**config, "work": str(work / "trl-default"), "tuned": False},
-            python,
-            missing,
-        ),
-        Contender(
-            "trl-tuned",
-            trl,
-            {**config, "work": str(work / "trl-tuned"), "tuned": True},
-            python,
-            missing,
+        *(
+            Contender(
+                name, trl, {**config, "work": str(work / name), "tuned": tuned}, python, missing
+            )
+            for name, tuned in (("trl-default", False), ("trl-tuned", True))
         ),
     ]
     gate, numbers = _gate(config, options)

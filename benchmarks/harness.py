@@ -28,7 +28,7 @@ PASSED = "passed"
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """The options of the command line.
+    """How to measure.
 
     ``quick``: a tiny model and few rows, to test that everything runs; its figures mean nothing.
     """
@@ -36,9 +36,11 @@ class BenchOptions:
     rounds: int = 5
     quick: bool = False
     model: str = EMBEDDED
+    #: OpenMP threads of every contender.
     threads: int = 2
+    #: The peers' environment, logs and outputs of the contenders.
     work: Path = ROOT / ".work" / "bench"
-    #: False: peers that must be installed first are ``not run``.
+    #: False, in tests: peers that must be installed first are ``not run``.
     install: bool = True
     #: Also what takes an hour: a million rows.
     whole: bool = False
