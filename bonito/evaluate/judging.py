@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch.nn import functional
 
@@ -57,9 +58,8 @@ def prepare_checkpoint(name: str, revision: str, precision: str) -> tuple[str, s
     """Return (folder, revision) of a plain model; an adapter is merged first."""
     model = resolve(name, revision)
     if model.adapter:
-        return str(
-            merged_folder(model.base, model.revision, model.adapter, "none", precision)
-        ), "main"
+        merged = merged_folder(model.base, model.revision, model.adapter, "none", precision)
+        return str(merged), "main"
     need_card(model.base, model.revision, "none", precision)
     return base_path(model.base, model.revision), "main"
 
@@ -242,6 +242,4 @@ def _spelt(option: str, question: str, response: str) -> str:
 
 
 def _label(text: str) -> str:
-    import pyarrow as pa
-
     return str(normal_labels(pa.array([text], pa.string()))[0])
