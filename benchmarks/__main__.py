@@ -7,7 +7,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ from tasks.core.log_lines import ignore_closed_stdout
 from tasks.core.privacy import silence
 from tasks.lm.models import EMBEDDED
 
+#: Where results.json and the plot go.
+OUT = ROOT / "artifacts" / "bench"
 #: One module a claim: its ``run`` returns rows, whose ``bench`` is one of its ``NAMES``; TARGETS is
 #: peer -> target, for each name.
 BENCHES = (
@@ -49,19 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         silence()
         options = BenchOptions(
-            arguments.rounds,
-            arguments.size == "quick",
-            arguments.model,
-            arguments.threads,
-            arguments.work,
-            install=not arguments.no_install,
-        )
-        options = replace(
-            options, machine=describe(options.threads), whole=arguments.size == "whole"
+            rounds=arguments.rounds,
+            quick=arguments.size == "quick",
+            model=arguments.model,
+            whole=arguments.size == "whole",
         )
         if arguments.record and options.quick:
             raise PipelineError("--size quick: its figures mean nothing and are not recorded")
-        return measure(_chosen(arguments.only), options, arguments.out, arguments.record)
+        return measure(_chosen(arguments.only), options, OUT, arguments.record)
     except PipelineError as error:
         print(f"error: benchmarks: {error}", file=sys.stderr)
         return 2
@@ -72,6 +68,7 @@ def measure(
 ) -> int:
     """Run bench modules, write (and record) the results after each one, print the table."""
     rows: list[ResultRow] = []
+    machine = describe(options.threads)
     for bench in benches:
         print(
             f"benchmarks: {', '.join(bench.NAMES)}, {options.rounds} rounds",
@@ -79,8 +76,9 @@ def measure(
             flush=True,
         )
         own = bench.run(options)
-        if options.quick:
-            for row in own:
+        for row in own:
+            row.machine, row.command = machine, _command(bench.NAMES[0], options)
+            if options.quick:
                 row.note = ("quick: the figures mean nothing. " + row.note).strip()
         whole = merge(out / "results.json", own, bench.NAMES)
         if recorded:
@@ -89,6 +87,13 @@ def measure(
     plot(whole, out)
     print(render(rows))
     return 1 if any(row.gate.startswith("failed") for row in rows) else 0
+
+
+def _command(name: str, options: BenchOptions) -> str:
+    """Return what measures the rows of a bench again."""
+    command = f"python -m benchmarks --only {name} --rounds {options.rounds}"
+    command += f" --model {options.model}" if options.model != EMBEDDED else ""
+    return command + (" --size whole" if options.whole else "")
 
 
 def _chosen(only: str) -> list[Any]:
@@ -135,26 +140,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--model", default=EMBEDDED, help="a model name or folder; on a GPU it runs there, in bf16"
-    )
-    parser.add_argument(
-        "--threads", type=_positive, default=2, help="OpenMP threads of every contender"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=ROOT / "artifacts" / "bench",
-        help="where results.json and the plot go",
-    )
-    parser.add_argument(
-        "--work",
-        type=Path,
-        default=BenchOptions.work,
-        help="the peers' environment, logs and outputs of the contenders",
-    )
-    parser.add_argument(
-        "--no-install",
-        action="store_true",
-        help="leave out the peers whose packages must be installed",
     )
     parser.add_argument(
         "--record",

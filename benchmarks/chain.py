@@ -6,9 +6,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.commands import timed
 from benchmarks.generate import with_bos
 from benchmarks.harness import PASSED, BenchOptions, environment
 from benchmarks.machine import has_gpu
@@ -61,7 +60,8 @@ def play(
 
     A step behind a failed one is not run.
     """
-    python, missing = interpreter(options.work, options.install)
+    peers, missing = interpreter(options.work, options.install)
+    python = sys.executable if missing else str(Path(peers).absolute())
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     configs = _configs(folder, ours, params, weights)
@@ -76,13 +76,7 @@ def play(
             continue
         path = folder / f"{name}.config.json"
         write_json(path, {**config, "counts": str(folder / f"{name}.json")})
-        command = [
-            sys.executable if missing else str(Path(python).absolute()),
-            "-m",
-            "benchmarks.contenders.chain",
-            step,
-            str(path),
-        ]
+        command = [python, "-m", "benchmarks.contenders.chain", step, str(path)]
         seconds, failure = timed(
             command, folder / f"{name}.log", ours, {**environment(options.threads), **cache}
         )
@@ -91,28 +85,6 @@ def play(
         else:
             found.seconds[name], found.counts[name] = seconds, read_json(folder / f"{name}.json")
     return found
-
-
-def timed(
-    command: list[str], log: Path, where: Path, variables: dict[str, str]
-) -> tuple[float, str]:
-    """Run a command; return its seconds from start to end, and the last line of its log if it
-    failed.
-    """
-    start = time.perf_counter()
-    with log.open("w", encoding="utf-8") as told:
-        done = subprocess.run(
-            command, stdout=told, stderr=told, cwd=where, env=variables, check=False
-        )
-    seconds = time.perf_counter() - start
-    lines = (
-        log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        if done.returncode
-        else []
-    )
-    return seconds, (
-        lines[-1][:200] if lines else f"status {done.returncode}"
-    ) if done.returncode else ""
 
 
 def _configs(
@@ -149,21 +121,10 @@ def _configs(
     for training in CHAINS.values():
         adapter = str(folder / f"adapter-{training}")
         settings = params.finetune.model_dump(mode="json")
-        configs[training] = (
-            training,
-            ("write",),
-            {
-                "settings": settings,
-                "rows": rows,
-                "adapter": adapter,
-                "work": str(folder / training),
-            },
-        )
-        configs[f"answer_{training}"] = (
-            "answer",
-            (training,),
-            {"params": "params.yaml", "adapter": adapter},
-        )
+        given = {"settings": settings, "rows": rows, "work": str(folder / training)}
+        configs[training] = (training, ("write",), given | {"adapter": adapter})
+        answer = {"params": "params.yaml", "adapter": adapter}
+        configs[f"answer_{training}"] = ("answer", (training,), answer)
     return configs
 
 
@@ -173,17 +134,11 @@ def counts_of(ours: Path) -> dict[str, int]:
     """
     artifacts = ours / "artifacts"
     trained = read_json(artifacts / "finetune" / "provenance.json")
-    models = read_table(artifacts / "evaluate" / "predictions.parquet", ["model"])[
-        "model"
-    ].to_pylist()
+    generated = read_table(artifacts / "generate" / "predictions.parquet", ["passage_id"])
+    answered = read_table(artifacts / "evaluate" / "predictions.parquet", ["model"])
+    models = answered["model"].to_pylist()
     return {
-        "passages": len(
-            set(
-                read_table(artifacts / "generate" / "predictions.parquet", ["passage_id"])[
-                    "passage_id"
-                ].to_pylist()
-            )
-        ),
+        "passages": len(set(generated["passage_id"].to_pylist())),
         "kept": pq.read_metadata(artifacts / "validate" / "instructions.parquet").num_rows,
         "trained": trained["steps"] * trained["settings"]["batch_rows"],
         "tokens": trained["tokens"],

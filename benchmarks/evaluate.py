@@ -54,8 +54,7 @@ def run(options: BenchOptions) -> list[ResultRow]:
     need = Need(facts.get("tokens", 0), facts.get("scored", 0), passes=-(-len(asked) // BATCH_ROWS))
     extra = {"examples": len(reference), **roofline(done["ours"], need, folder, options)}
     return [
-        _row(done["ours"], done[peer], reference, options, target, extra)
-        for peer, target in TARGETS.items()
+        _row(done["ours"], done[peer], reference, target, extra) for peer, target in TARGETS.items()
     ]
 
 
@@ -63,7 +62,6 @@ def _row(
     ours: ContenderResult,
     theirs: ContenderResult,
     reference: Scores,
-    options: BenchOptions,
     target: float,
     extra: dict[str, Any],
 ) -> ResultRow:
@@ -81,15 +79,7 @@ def _row(
         )
         note += str(len(parted(reference, other["scores"])))
     return compare(
-        "evaluate",
-        ours,
-        theirs,
-        gate,
-        options,
-        unit="examples/s",
-        target=target,
-        note=note,
-        extra=extra,
+        NAMES[0], ours, theirs, gate, unit="examples/s", target=target, note=note, extra=extra
     )
 
 

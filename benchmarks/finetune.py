@@ -46,19 +46,11 @@ def run(options: BenchOptions) -> list[ResultRow]:
             "ours", "benchmarks.contenders.finetune_ours", {**config, "work": str(work / "ours")}
         ),
         Contender("authors", "benchmarks.contenders.finetune_authors", config),
-        Contender(
-            "trl-default",
-            trl,
-            {**config, "work": str(work / "trl-default"), "tuned": False},
-            python,
-            missing,
-        ),
-        Contender(
-            "trl-tuned",
-            trl,
-            {**config, "work": str(work / "trl-tuned"), "tuned": True},
-            python,
-            missing,
+        *(
+            Contender(
+                name, trl, {**config, "work": str(work / name), "tuned": tuned}, python, missing
+            )
+            for name, tuned in (("trl-default", False), ("trl-tuned", True))
         ),
     ]
     gate, numbers = _gate(config, options)
@@ -73,11 +65,10 @@ def run(options: BenchOptions) -> list[ResultRow]:
     numbers |= roofline(done["ours"], need, settings["model"], options)
     rows = [
         compare(
-            "finetune",
+            NAMES[0],
             done["ours"],
             done[peer],
             gate,
-            options,
             unit="tokens/s",
             target=target,
             extra=numbers,
@@ -87,11 +78,10 @@ def run(options: BenchOptions) -> list[ResultRow]:
     ]
     rows += [
         compare(
-            "finetune-memory",
+            NAMES[1],
             done["ours"],
             done[peer],
             gate,
-            options,
             unit="MiB",
             target=target,
             peak=True,
@@ -99,8 +89,6 @@ def run(options: BenchOptions) -> list[ResultRow]:
         )
         for peer, target in MEMORY_TARGETS.items()
     ]
-    for row in rows:
-        row.command = row.command.replace("finetune-memory", "finetune")
     return rows
 
 

@@ -7,19 +7,20 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import yaml
 
+from benchmarks.commands import clone
 from benchmarks.harness import PASSED, ROOT, BenchOptions, environment
-from benchmarks.inputs import model_folder
+from benchmarks.inputs import DOMAINS, data_folder, model_folder
 from benchmarks.rows import ResultRow
 from flows.runs.dvc_graph import read_graph
 from flows.runs.dvc_repro import StageOutcome, reproduce
@@ -38,7 +39,6 @@ NAMES = ("forecast",)
 #: Cuts whose interval holds, of twenty: 80 %.
 TARGETS = dict.fromkeys(("kept_rows", "minutes", "peak_memory_mb", "disk_mb"), 16.0)
 _CUTS = 20
-_DOMAINS = ("incidents", "contracts", "privacy")
 
 
 def run(options: BenchOptions) -> list[ResultRow]:
@@ -54,7 +54,8 @@ def run(options: BenchOptions) -> list[ResultRow]:
     cuts = 1 if options.quick else _CUTS
     tried = []
     for number in range(cuts):
-        checkout = _clone(folder / f"cut-{number}")
+        checkout = clone(folder / f"cut-{number}")
+        (checkout / "dvc.lock").unlink()  # a run has its own outputs
         settings = _cut(number, folder / f"corpus-{number}")
         if not options.whole:
             settings = overlay(settings, _tiny(options))
@@ -62,45 +63,32 @@ def run(options: BenchOptions) -> list[ResultRow]:
             tried.append(_try(checkout, overlay(read_yaml(ROOT / "params.yaml"), settings)))
         told = "; ".join(one.describe() for one in tried[-1])
         print(f"benchmarks: cut {number + 1}: {told}", file=sys.stderr, flush=True)
-    return count(tried, options)
+    return count(tried)
 
 
-def count(tried: Sequence[Sequence[Compared]], options: BenchOptions) -> list[ResultRow]:
+def count(tried: Sequence[Sequence[Compared]]) -> list[ResultRow]:
     """Return the rows: of each figure how many intervals hold, and what was forecast and came."""
     held = Counter(one.key for compared in tried for one in compared if one.holds)
     rows = []
     for key, target in TARGETS.items():
         came = [one for compared in tried for one in compared if one.key == key]
         gate = PASSED if len(came) == len(tried) else f"failed: {len(came)} of {len(tried)} cuts"
-        row = ResultRow(NAMES[0], key, None, None, None, gate, options.machine, target, unit="cuts")
-        size = " --size whole" if options.whole else ""
-        row.rounds, row.command = len(tried), f"python -m benchmarks --only {NAMES[0]}{size}"
+        row = ResultRow(bench=NAMES[0], peer=key, gate=gate, unit="cuts", target=target)
         row.note = f"cuts of {len(tried)} in the place of a ratio"
         row.extra = {"cuts": [one.row() for one in came]}
         if gate == PASSED:
-            row.ours = row.ratio = row.low = row.high = float(held[key])
+            row.ours = float(held[key])
+            row.set_ratio([row.ours])
+        row.rounds = len(tried)
         rows.append(row)
     return rows
-
-
-def _clone(checkout: Path) -> Path:
-    """Clone this repository's commit: a run has its own outputs and journals."""
-    checkout.parent.mkdir(parents=True, exist_ok=True)
-    command = ["git", "clone", "--quiet", str(ROOT), str(checkout)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise PipelineError(f"forecast: git clone failed: {done.stderr.strip()[-300:]}")
-    (checkout / "dvc.lock").unlink(missing_ok=True)
-    return checkout
 
 
 def _cut(number: int, corpus: Path) -> dict[str, Any]:
     """Write the documents of a cut into ``corpus``; return its settings."""
     chance = random.Random(number)
-    domain = _DOMAINS[number % len(_DOMAINS)]
-    data = ROOT / "data" / domain
-    if not data.is_dir():
-        raise PipelineError(f"{data} is missing: make data")
+    domain = DOMAINS[number % len(DOMAINS)]
+    data = data_folder(domain)
     files = sorted((data / "documents").iterdir())
     shutil.rmtree(corpus, ignore_errors=True)
     corpus.mkdir(parents=True)
@@ -119,7 +107,7 @@ def _cut(number: int, corpus: Path) -> dict[str, Any]:
 
 
 def _tiny(options: BenchOptions) -> dict[str, Any]:
-    model, nothing = model_folder(_as_quick(options)), str(ROOT / "supervision/none")
+    model, nothing = model_folder(replace(options, quick=True)), str(ROOT / "supervision/none")
     return {
         "generate": {"generator": model},
         "validate": {"min_yield": 0.0},  # the rule asks all samples of a passage the same
@@ -128,10 +116,6 @@ def _tiny(options: BenchOptions) -> dict[str, Any]:
         "evaluate": {"engine": "transformers", "max_items": 40, "templates": 2},
         "register": {"experiment": "forecast", "parity_items": 0},
     }
-
-
-def _as_quick(options: BenchOptions) -> BenchOptions:
-    return BenchOptions(quick=True, model=options.model, work=options.work)
 
 
 def _environment(cache: Path, options: BenchOptions) -> dict[str, str]:
@@ -153,7 +137,7 @@ def _try(checkout: Path, values: dict[str, Any]) -> list[Compared]:
     os.chdir(checkout)  # the paths of the parameters are from there
     try:
         began = time.monotonic()
-        found = plan(params, values, (checkout / WORK / "plan"), _say_nothing, began=began)
+        found = plan(params, values, checkout / WORK / "plan", lambda *_: None, began=began)
         told = to_json(found, "default", "default", time.monotonic() - began)
         write_json(checkout / "artifacts/plan/plan.json", told | {"settings": settings})
     finally:
@@ -161,17 +145,9 @@ def _try(checkout: Path, values: dict[str, Any]) -> list[Compared]:
     shutil.rmtree(checkout / WORK)
     started, outcomes = time.time(), list[StageOutcome]()
     for node in read_graph(checkout):
-        outcomes.append(reproduce(checkout, node.name, _drop, lambda: None))
+        outcomes.append(reproduce(checkout, node.name, lambda _: None, lambda: None))
         if outcomes[-1].status != "ran":
             raise PipelineError(f"forecast: {node.name}: {outcomes[-1].error or 'did not run'}")
     write_outcomes(checkout, "default", outcomes, settings=settings, began=started)
     last = read_last(checkout)
     return compare(checkout, checkout, last) if last else []
-
-
-def _say_nothing(stage: str, progress: str) -> None:
-    """Take the progress of a plan."""
-
-
-def _drop(line: str) -> None:
-    """Take a line of a stage."""

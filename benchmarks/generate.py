@@ -16,6 +16,7 @@ from benchmarks.inputs import model_folder
 from benchmarks.machine import has_gpu
 from benchmarks.roofline import Need, roofline
 from benchmarks.rows import ResultRow, compare
+from tasks.core.overlay import overlay
 from tasks.core.parquet import write_table
 from tasks.core.rows import PASSAGES
 from tasks.core.task_types import TASK_TYPES
@@ -62,29 +63,24 @@ def run(options: BenchOptions) -> list[ResultRow]:
     limits = roofline(done["ours"], need, str(_weights(options)), options)
     rows = []
     for peer, target in TARGETS.items():
-        gate, alike = _gate(
-            *(
-                (exact["ours"], exact[peer])
-                if peer in exact and not done[peer].failure
-                else (done["ours"], done[peer])
-            )
-        )
-        row = compare(
-            NAMES[0],
-            done["ours"],
-            done[peer],
-            gate,
-            options,
-            unit="passages/s",
-            target=target,
-            note=f"{note}; {alike}" if alike else note,
-        )
-        row.extra |= limits
-        row.extra["output_tokens"] = {
+        gated = exact if peer in exact and not done[peer].failure else done
+        gate, alike = _gate(gated["ours"], gated[peer])
+        written = {
             "ours": done["ours"].facts.get("output_tokens"),
             "theirs": done[peer].facts.get("output_tokens"),
         }
-        rows.append(row)
+        rows.append(
+            compare(
+                NAMES[0],
+                done["ours"],
+                done[peer],
+                gate,
+                unit="passages/s",
+                target=target,
+                note=f"{note}; {alike}" if alike else note,
+                extra={**limits, "output_tokens": written},
+            )
+        )
     if _FP8 in done:
         gate, kept = quality_gate(done["ours"], done[_FP8])
         rows.append(
@@ -93,13 +89,11 @@ def run(options: BenchOptions) -> list[ResultRow]:
                 done[_FP8],
                 done["bonito-llm"],
                 gate,
-                options,
                 unit="passages/s",
                 target=_FP8_TARGET,
                 note=f"{note}; {kept}",
             )
         )
-        rows[-1].command = rows[0].command
     return rows
 
 
@@ -136,25 +130,13 @@ def _in_float32(
     """Return what ours and transformers write in float32, where bfloat16 is raced: in that two sets
     of kernels soon differ by a token, in float32 hardly.
     """
-    if (
-        contenders[0].config["generate"].get("precision") == "float32"
-        or vllm_settings("auto", 1)["dtype"] == "float32"
-    ):
+    if options.quick or vllm_settings("auto", 1)["dtype"] == "float32":
         return {}
-    ours, *others = (
-        one for one in contenders if one.name in ("ours", *_TRANSFORMERS) and not one.missing
-    )
-    settings = {
-        **ours.config["generate"],
-        "generator": others[0].config["model"],
-        "precision": "float32",
-    }
-    ours = replace(
-        ours, config={**ours.config, "generate": settings, "folder": str(folder / "ours")}
-    )
+    ours, *others = (one for one in contenders if one.name in ("ours", *_TRANSFORMERS))
+    exact = {"generate": {"generator": others[0].config["model"], "precision": "float32"}}
+    ours = replace(ours, config=overlay(ours.config, exact | {"folder": str(folder / "ours")}))
     others = [
-        replace(one, config={**one.config, "engine": {**one.config["engine"], "dtype": "float32"}})
-        for one in others
+        replace(one, config=overlay(one.config, {"engine": {"dtype": "float32"}})) for one in others
     ]
     return _raced([ours, *others], replace(options, rounds=1), folder)
 
@@ -232,17 +214,13 @@ def _weights(options: BenchOptions) -> Path:
     """Return one plain checkpoint: the embedded generator's adapter merged into its base, or what
     ``--model`` names.
     """
-    return (
-        merged_generator()
-        if options.model == EMBEDDED and not options.quick
-        else Path(model_folder(options))
-    )
+    if options.model == EMBEDDED and not options.quick:
+        return merged_generator()
+    return Path(model_folder(options))
 
 
 def merged_generator() -> Path:
-    """Return the embedded generator's adapter merged into its base, as the stage generate serves
-    it.
-    """
+    """Return the embedded generator's adapter merged into its base, as stage generate serves it."""
     generator = resolve(str(_GENERATOR))
     return merged_folder(generator.base, generator.revision, generator.adapter, "none")
 

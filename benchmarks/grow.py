@@ -4,23 +4,21 @@ run's wall time; there is no peer, the target is a share.
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import shutil
-import subprocess
 import sys
 import time
 from functools import cache
 from pathlib import Path
 
-from benchmarks.harness import PASSED, ROOT, BenchOptions
+from benchmarks.commands import call, clone
+from benchmarks.harness import PASSED, BenchOptions
+from benchmarks.inputs import DOMAINS, data_folder
 from benchmarks.rows import ResultRow
 from flows.runs.last_run import read_stages
-from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
 from tasks.core.parquet import read_table
-from tasks.core.privacy import SILENT
 
 NAMES = ("grow",)
 TARGETS = {"share": 0.15}
@@ -58,42 +56,32 @@ def run(options: BenchOptions) -> list[ResultRow]:
     settings = _QUICK if options.quick else ()
     folder = options.work / "grow"
     shutil.rmtree(folder, ignore_errors=True)
-    checkout, corpus = _clone(folder), _write_corpus(folder / "corpus", count, texts)
+    checkout = clone(folder / "checkout")
+    call([sys.executable, "-m", "dvc", "pull", "--quiet", "data.dvc"], checkout)
+    corpus = _write_corpus(folder / "corpus", count, texts)
     full = _timed(checkout, f"ingest.corpus={corpus}", *settings)
     stages = {"full": _stage_seconds(checkout)}
     registered = _read(checkout, "register/registration.json")
-    _make_champion(folder, registered["model_name"], registered["version"])
+    _make_champion(checkout, registered["model_name"], registered["version"])
     removed = _move(corpus, texts)
     again = _timed(checkout, f"ingest.corpus={corpus}", "finetune.start=champion", *settings)
     stages["again"] = _stage_seconds(checkout)
     shares = _shares_again(checkout)
-    row = _row(options, _gate(checkout, removed, shares["generate"], 3 / count))
-    row.note += "; done again: " + ", ".join(
-        f"{name} {share:.1%}" for name, share in shares.items()
+    row = ResultRow(
+        bench=NAMES[0],
+        peer="share",
+        gate=_gate(checkout, removed, shares["generate"], 3 / count),
+        unit="seconds",
+        target=TARGETS["share"],
+        better="less",
     )
+    again_told = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+    row.note = f"done again: {again_told}"
     row.extra = {"full_seconds": round(full, 1), "again_seconds": round(again, 1), "stages": stages}
     if row.gate == PASSED:
         row.ours, row.theirs = round(again, 1), round(full, 1)
-        row.ratio = row.low = row.high = round(again / full, 3)
+        row.set_ratio([again / full])
     return [row]
-
-
-def _row(options: BenchOptions, gate: str) -> ResultRow:
-    target = TARGETS["share"]
-    row = ResultRow(
-        "grow", "share", None, None, None, gate, options.machine, target, "less", "seconds"
-    )
-    row.rounds, row.command = 1, "python -m benchmarks --only grow"
-    return row
-
-
-def _clone(folder: Path) -> Path:
-    """Clone this repository's commit, with the shipped data."""
-    folder.mkdir(parents=True)
-    checkout = folder / "checkout"
-    _call(["git", "clone", "--quiet", str(ROOT), str(checkout)], folder)
-    _call([sys.executable, "-m", "dvc", "pull", "--quiet", "data.dvc"], checkout)
-    return checkout
 
 
 def _write_corpus(corpus: Path, count: int, texts: int) -> Path:
@@ -119,11 +107,8 @@ def _write_document(corpus: Path, number: int, texts: int) -> None:
 @cache
 def _list_shipped() -> list[str]:
     """Return the texts of the shipped documents."""
-    data = ROOT / "data"
-    if not data.is_dir():
-        raise PipelineError(f"{data} is missing: make data")
-    domains = ("incidents", "contracts", "privacy")
-    files = [file for name in domains for file in sorted((data / name / "documents").iterdir())]
+    folders = (data_folder(name) / "documents" for name in DOMAINS)
+    files = [file for folder in folders for file in sorted(folder.iterdir())]
     return [file.read_text(encoding="utf-8") for file in files]
 
 
@@ -148,7 +133,7 @@ def _timed(checkout: Path, *settings: str) -> float:
     """Return the seconds of a run of the name ``grow``, from the start of its process."""
     start = time.perf_counter()
     command = [sys.executable, "-m", "flows.pipeline", "--name", _RUN, "--set", *settings]
-    _call(command, checkout)
+    call(command, checkout, _MOST_SECONDS)
     return time.perf_counter() - start
 
 
@@ -156,12 +141,12 @@ def _read(checkout: Path, name: str) -> dict[str, str]:
     return dict(read_json(checkout / ".runs" / _RUN / "artifacts" / name))
 
 
-def _make_champion(folder: Path, name: str, version: str) -> None:
+def _make_champion(checkout: Path, name: str, version: str) -> None:
     code = (
         "import sys; from tasks.tracking.mlflow_store import connect; "
         "connect().set_registered_model_alias(sys.argv[1], 'champion', sys.argv[2])"
     )
-    _call([sys.executable, "-c", code, name, version], folder / "checkout")
+    call([sys.executable, "-c", code, name, version], checkout)
 
 
 def _shares_again(checkout: Path) -> dict[str, float]:
@@ -185,24 +170,3 @@ def _gate(checkout: Path, removed: str, share: float, most: float) -> str:
     summary = read_json(checkout / ".runs" / _RUN / "artifacts/finetune/summary.json")
     champion = summary.get("champion", {"continues": False, "reason": "there was no champion"})
     return PASSED if champion["continues"] else f"failed: {champion['reason']}"
-
-
-def _call(command: list[str], folder: Path) -> None:
-    own = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME")
-    kept = {name: value for name, value in os.environ.items() if name not in own}
-    try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env={**kept, **SILENT},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_MOST_SECONDS,
-        )
-    except subprocess.TimeoutExpired as error:
-        limit = f"{' '.join(command[1:4])} did not end within {_MOST_SECONDS:.0f} s"
-        raise PipelineError(f"grow: {limit}") from error
-    if done.returncode:
-        last = (done.stderr or done.stdout).strip()[-300:]
-        raise PipelineError(f"grow: {' '.join(command[1:4])} failed: {last}")

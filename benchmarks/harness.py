@@ -28,7 +28,7 @@ PASSED = "passed"
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """The options of the command line.
+    """How to measure.
 
     ``quick``: a tiny model and few rows, to test that everything runs; its figures mean nothing.
     """
@@ -36,10 +36,11 @@ class BenchOptions:
     rounds: int = 5
     quick: bool = False
     model: str = EMBEDDED
+    #: OpenMP threads of every contender.
     threads: int = 2
+    #: The peers' environment, logs and outputs of the contenders.
     work: Path = ROOT / ".work" / "bench"
-    machine: str = ""
-    #: False: peers that must be installed first are ``not run``.
+    #: False, in tests: peers that must be installed first are ``not run``.
     install: bool = True
     #: Also what takes an hour: a million rows.
     whole: bool = False
@@ -57,7 +58,6 @@ class Contender:
     config: dict[str, Any]
     python: str = sys.executable
     missing: str = ""
-    environment: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -120,11 +120,8 @@ def race(
         for worker in running:
             worker.round(warm_up=True)
         for number in range(options.rounds):
-            for worker in (
-                running[number % len(running) :] + running[: number % len(running)]
-                if running
-                else []
-            ):
+            turn = number % max(len(running), 1)
+            for worker in running[turn:] + running[:turn]:
                 worker.round()
     return outcomes
 
@@ -147,7 +144,7 @@ class _ContenderProcess:
             outcome,
             folder / f"{contender.name}.log",
         )
-        self._environment = {**environment(threads), **contender.environment}
+        self._environment = environment(threads)
 
     def __enter__(self) -> _ContenderProcess:
         self._started = time.perf_counter()
@@ -201,8 +198,8 @@ class _ContenderProcess:
 
     def _answer(self, message: dict[str, Any]) -> dict[str, Any]:
         questions, answers = self._process.stdin, self._process.stdout
-        if questions is None or answers is None:
-            raise WorkerError("it has no pipes")
+        assert questions is not None  # noqa: S101 - for the type checker
+        assert answers is not None  # noqa: S101
         try:
             questions.write(json.dumps(message) + "\n")
             questions.flush()
@@ -220,16 +217,14 @@ class _ContenderProcess:
         return answer
 
     def _last_words(self) -> str:
-        self._process.wait()
-        lines = [
-            line.strip()
-            for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-            if line.strip()
-        ]
-        return (
-            f"it ended with status {self._process.returncode}: "
-            f"{lines[-1][:200] if lines else 'it said nothing'}"
-        )
+        status = self._process.wait()
+        return f"it ended with status {status}: {last_line(self.log) or 'it said nothing'}"
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a log, at most 200 characters; empty where it has none."""
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "")
 
 
 def environment(number: int) -> dict[str, str]:

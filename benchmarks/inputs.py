@@ -16,6 +16,8 @@ from tasks.lm.tokenizers import load_tokenizer
 from tasks.scoring.datasets import load_dataset, load_items, render
 
 SEED = 1
+#: Folders of data/, the shipped example's first.
+DOMAINS = ("incidents", "contracts", "privacy")
 
 
 def model_folder(options: BenchOptions) -> str:
@@ -27,6 +29,14 @@ def model_folder(options: BenchOptions) -> str:
     return base_path(options.model)
 
 
+def data_folder(name: str = "") -> Path:
+    """Return data/, or a folder of it."""
+    folder = ROOT / "data" / name
+    if not folder.is_dir():
+        raise PipelineError(f"{folder} is missing: make data")
+    return folder
+
+
 def questions(name: str, passages: int) -> list[dict[str, Any]]:
     """Return the items of ``passages`` passages of a dataset, each with all its questions as in the
     whole file, under every template.
@@ -34,9 +44,7 @@ def questions(name: str, passages: int) -> list[dict[str, Any]]:
     Each has instruction, choices and response (the gold answer); they come template by template, as
     the pipeline asks them.
     """
-    path = ROOT / "data" / name / "evaluation.jsonl"
-    if not path.is_file():
-        raise PipelineError(f"{path} is missing: make data")
+    path = data_folder(name) / "evaluation.jsonl"
     dataset = load_dataset(ROOT / "datasets" / f"{name}.yaml")
     items = load_items(dataset, path)
     contexts = list(dict.fromkeys(item.context for item in items))

@@ -56,8 +56,6 @@ def _gpus() -> list[str]:
         )
     except FileNotFoundError:
         return []
-    return (
-        [line.strip() for line in asked.stdout.splitlines() if line.strip()]
-        if asked.returncode == 0
-        else []
-    )
+    if asked.returncode:
+        return []
+    return [line.strip() for line in asked.stdout.splitlines() if line.strip()]

@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from benchmarks.harness import ROOT
+from benchmarks.inputs import data_folder
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint
 from tasks.core.parquet import GROUP, write_batches
@@ -67,7 +67,7 @@ def contexts(count: int) -> list[dict[str, Any]]:
     """
     lines = [
         line
-        for path in sorted((ROOT / "data").glob("*/evaluation.jsonl"))
+        for path in sorted(data_folder().glob("*/evaluation.jsonl"))
         for line in path.read_text(encoding="utf-8").splitlines()
     ]
     texts = dict.fromkeys(
@@ -165,12 +165,9 @@ def _task(passage: str, draw: random.Random) -> tuple[str, str, str]:
 
 @cache
 def _sentences() -> list[str]:
-    files = sorted((ROOT / "data").glob("*/documents/*"))
-    if not files:
-        raise PipelineError("data/ is empty: the benchmarks make their rows from it, run make data")
     found = {
         sentence
-        for path in files
+        for path in data_folder().glob("*/documents/*")
         for line in path.read_text(encoding="utf-8").splitlines()
         for sentence in _SENTENCE.split(line)
     }

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from benchmarks import made
-from benchmarks.harness import PASSED, ROOT, BenchOptions, environment
+from benchmarks.harness import PASSED, ROOT, BenchOptions, environment, last_line
 from benchmarks.rows import ResultRow
 from tasks.core.files import read_json
 from tasks.core.overlay import overlay
@@ -96,41 +96,32 @@ def run(options: BenchOptions) -> list[ResultRow]:
     """Return one row a stage: its largest peak over its smallest."""
     sizes = _QUICK if options.quick else (*_SIZES, _WHOLE) if options.whole else _SIZES
     base_path(EMBEDDED)  # to convert it takes memory, which is not that of a stage
-    return [_measure_stage(stage, sizes, target, options) for stage, target in TARGETS.items()]
+    return [_measure_stage(stage, sizes, options) for stage in TARGETS]
 
 
-def _measure_stage(
-    stage: str, sizes: Sequence[int], target: float, options: BenchOptions
-) -> ResultRow:
+def _measure_stage(stage: str, sizes: Sequence[int], options: BenchOptions) -> ResultRow:
     """Return a stage's row; where it fails at a size, the row's note has those before."""
     measured = []
     try:
         for size in sizes:
             measured.append(_measure(stage, size, options))
     except RuntimeError as error:
-        return _row(stage, measured, target, options, f"failed: {error}")
-    return _row(stage, measured, target, options)
+        return _row(stage, measured, f"failed: {error}")
+    return _row(stage, measured)
 
 
-def _row(
-    stage: str,
-    measured: list[_Measured],
-    target: float,
-    options: BenchOptions,
-    gate: str = PASSED,
-) -> ResultRow:
+def _row(stage: str, measured: list[_Measured], gate: str = PASSED) -> ResultRow:
     row = ResultRow(
-        NAMES[0], stage, None, None, None, gate, options.machine, target, "less", "MiB", rounds=1
+        bench=NAMES[0], peer=stage, gate=gate, unit="MiB", target=TARGETS[stage], better="less"
     )
     row.note = "largest over smallest peak: " + ", ".join(
         f"{one.rows:,} rows {one.mebibytes:.0f} MiB in {one.seconds:.0f} s" for one in measured
     )
-    row.command = f"python -m benchmarks --only {NAMES[0]}{' --size whole' * options.whole}"
     row.extra["peaks_mib"] = {str(one.rows): one.mebibytes for one in measured}
     if gate == PASSED:
         peaks = [one.mebibytes for one in measured]
         row.ours, row.theirs = max(peaks), min(peaks)
-        row.ratio = row.low = row.high = round(max(peaks) / min(peaks), 3)
+        row.set_ratio([max(peaks) / min(peaks)])
     return row
 
 
@@ -154,10 +145,8 @@ def _measure(stage: str, rows: int, options: BenchOptions) -> _Measured:
     command += ["--params", "params.yaml", "--out", "out", *given]
     told = _run(command, folder, rows, options)
     if told["status"]:
-        raise RuntimeError(
-            f"{rows} rows: status {told['status']}: "
-            f"{(folder / 'log').read_text(encoding='utf-8').splitlines()[-1][:200]}"
-        )
+        last = last_line(folder / "log") or "it said nothing"
+        raise RuntimeError(f"{rows} rows: status {told['status']}: {last}")
     _check(stage, rows, read_json(folder / "out" / "summary.json"))
     shutil.rmtree(folder / "out")
     shutil.rmtree(folder / ".work", ignore_errors=True)

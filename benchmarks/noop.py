@@ -4,21 +4,18 @@ time.
 
 from __future__ import annotations
 
-import os
 import resource
 import shutil
-import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import yaml
 
+from benchmarks.commands import call
 from benchmarks.harness import PASSED, ROOT, BenchOptions
+from benchmarks.inputs import data_folder
 from benchmarks.rows import ResultRow
-from tasks.core.errors import PipelineError
-from tasks.core.privacy import SILENT
 
 NAMES = ("noop",)
 TARGETS = {"seconds": 3.0}
@@ -40,38 +37,27 @@ def run(options: BenchOptions) -> list[ResultRow]:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = [_timed(folder) for _ in range(options.rounds)]
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    row = ResultRow(
-        "noop",
-        "seconds",
-        None,
-        None,
-        None,
-        _gate(folder),
-        options.machine,
-        TARGETS["seconds"],
-        "less",
-        "seconds",
-    )
-    row.rounds, row.command = (
-        len(seconds),
-        f"python -m benchmarks --only noop --rounds {options.rounds}",
-    )
     # On a machine that is busy with other things this is what the time would be without them.
     busy = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / len(seconds)
-    row.note, row.extra = (
-        f"seconds in the place of a ratio; {busy:.2f} s of processor time each",
-        {"cpu_seconds": round(busy, 2)},
+    row = ResultRow(
+        bench=NAMES[0],
+        peer="seconds",
+        gate=_gate(folder),
+        unit="seconds",
+        target=TARGETS["seconds"],
+        better="less",
+        note=f"seconds in the place of a ratio; {busy:.2f} s of processor time each",
+        extra={"cpu_seconds": round(busy, 2)},
     )
     if row.gate == PASSED:
-        row.ours = round(statistics.median(seconds), 2)
-        row.ratio, row.low, row.high = row.ours, round(min(seconds), 2), round(max(seconds), 2)
+        row.set_ratio(seconds)
+        row.ours = row.ratio
     return [row]
 
 
 def _copy(folder: Path) -> None:
     """Copy what the graph names, and put a stand-in for the commands of its stages."""
-    if not (ROOT / "data").is_dir():
-        raise PipelineError(f"{ROOT / 'data'} is missing: make data")
+    data_folder()
     ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
     for name in ("tasks", "data", "datasets", "models", "reviews", "supervision"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
@@ -84,7 +70,7 @@ def _copy(folder: Path) -> None:
     files = sorted({path.name for path in named if path.parts[0] == "artifacts" and path.suffix})
     (folder / "dvc.yaml").write_text(yaml.safe_dump(graph), encoding="utf-8")
     (folder / "write.py").write_text(_WRITE.format(files=files), encoding="utf-8")
-    _run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], folder)
+    _dvc(folder, "init", "--no-scm", "--quiet")
 
 
 #: Makes every file that a later stage or a metric reads by name.
@@ -124,20 +110,4 @@ def _gate(folder: Path) -> str:
 
 
 def _dvc(folder: Path, *arguments: str) -> str:
-    return _run([sys.executable, "-m", "dvc", *arguments], folder)
-
-
-def _run(command: list[str], folder: Path) -> str:
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env={**os.environ, **SILENT},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise PipelineError(
-            f"noop: {' '.join(command[2:])} failed: {(done.stderr or done.stdout).strip()[-300:]}"
-        )
-    return done.stdout + done.stderr
+    return call([sys.executable, "-m", "dvc", *arguments], folder)

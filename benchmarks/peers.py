@@ -32,56 +32,32 @@ def interpreter(work: Path, install: bool = True) -> tuple[str, str]:
 
 def _make(folder: Path) -> str:
     """Bring the environment to the pins; return why that failed, or nothing."""
-    ours = sysconfig.get_paths()["purelib"]
-    stamp, wanted = (
-        folder / "pins.sha256",
-        hashlib.sha256(PINS.read_bytes() + f"{sys.version} {ours}".encode()).hexdigest(),
-    )
+    ours, stamp = sysconfig.get_paths()["purelib"], folder / "pins.sha256"
+    wanted = hashlib.sha256(PINS.read_bytes() + f"{sys.version} {ours}".encode()).hexdigest()
     if stamp.is_file() and stamp.read_text() == wanted and _python(folder).exists():
         return ""
     print(f"benchmarks: installing {PINS.name} into {folder} (once)", file=sys.stderr, flush=True)
-    failure = _run([sys.executable, "-m", "venv", "--clear", str(folder / "venv")])
-    if failure:
+    if failure := _run([sys.executable, "-m", "venv", "--clear", str(folder / "venv")]):
         return f"no virtual environment can be made: {failure}"
-    site = (
-        folder
-        / "venv"
-        / "lib"
-        / f"python{sys.version_info[0]}.{sys.version_info[1]}"
-        / "site-packages"
-    )
+    (site,) = folder.glob("venv/lib/python*/site-packages")
     (site / "ours.pth").write_text(ours + os.linesep)  # behind the peers' own packages on the path
     # The pins are complete; resolving them would bring other builds of what both environments
     # share.
-    failure = _run(
-        [
-            str(_python(folder)),
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--no-input",
-            "--no-deps",
-            "-r",
-            str(PINS),
-        ]
-    )
-    if failure:
+    install = [str(_python(folder)), "-m", "pip", "install", "--quiet", "--no-input", "--no-deps"]
+    if failure := _run([*install, "--disable-pip-version-check", "-r", str(PINS)]):
         return f"{PINS.name} cannot be installed: {failure}"
     stamp.write_text(wanted)
     return ""
 
 
 def _run(command: list[str]) -> str:
+    """Run a command; return its last line with an error if it failed, or nothing."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if not done.returncode:
+        return ""
     lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR")] or lines
-    return (
-        ""
-        if done.returncode == 0
-        else (errors[-1][:200] if errors else f"status {done.returncode}")
-    )
+    return errors[-1][:200] if errors else f"status {done.returncode}"
 
 
 def _python(folder: Path) -> Path:

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from benchmarks import chain, generate
+from benchmarks.commands import timed
 from benchmarks.harness import PASSED, ROOT, BenchOptions, environment
 from benchmarks.rows import ResultRow
 from flows.runs.dvc_graph import read_graph
@@ -91,9 +92,9 @@ def run(options: BenchOptions) -> list[ResultRow]:
                     )
                     print(f"benchmarks: {chain.told(theirs[-1])}", file=sys.stderr, flush=True)
     except RuntimeError as error:
-        return [_row(name, f"failed: ours: {error}", options) for name in chain.CHAINS]
+        return [_row(name, f"failed: ours: {error}") for name in chain.CHAINS]
     print(table(ours))
-    return [compared(name, ours, counts, theirs, options) for name in chain.CHAINS]
+    return [compared(name, ours, counts, theirs) for name in chain.CHAINS]
 
 
 def compared(
@@ -101,7 +102,6 @@ def compared(
     ours: list[Stages],
     counts: list[dict[str, int]],
     theirs: list[chain.Round],
-    options: BenchOptions,
 ) -> ResultRow:
     """Return the row of a chain: its seconds over ours, paired within each round, all stages
     counted; ``shared_ratio``: the shared stages alone.
@@ -111,33 +111,24 @@ def compared(
         (found.failures[step] for found in theirs for step in steps if step in found.failures), ""
     )
     if failure:
-        return _row(name, f"not run: {failure}", options)
+        return _row(name, f"not run: {failure}")
     own = [
         (count, chain.counts_of_chain(name, found))
         for count, found in zip(counts, theirs, strict=True)
     ]
-    row = _row(
-        name,
-        next(
-            (f"failed: {gate}" for one, other in own if (gate := chain.gate(one, other)) != PASSED),
-            PASSED,
-        ),
-        options,
-    )
+    gates = (chain.gate(one, other) for one, other in own)
+    failed = next((f"failed: {gate}" for gate in gates if gate != PASSED), "")
+    row = _row(name, failed or PASSED)
     walls = [sum(stage["wall"] for stage in stages.values()) for stages in ours]
     shared = [sum(stages[stage]["wall"] for stage in SHARED) for stages in ours]
     chained = [sum(found.seconds[step] for step in steps) for found in theirs]
-    row.rounds = len(walls)
     row.extra = {
         "stages": ours,
         "steps": [{step: round(found.seconds[step], 2) for step in steps} for found in theirs],
+        "counts": {"ours": counts[-1], "theirs": own[-1][1]},
     }
-    row.extra["counts"] = {"ours": counts[-1], "theirs": own[-1][1]}
     if row.gate == PASSED:
-        paired = [other / mine for mine, other in zip(walls, chained, strict=True)]
-        row.ratio, row.low, row.high = (
-            round(value, 3) for value in (statistics.median(paired), min(paired), max(paired))
-        )
+        row.set_ratio([other / mine for mine, other in zip(walls, chained, strict=True)])
         row.end_to_end_ratio = row.ratio
         row.ours, row.theirs = (
             round(3600 / statistics.median(seconds), 2) for seconds in (walls, chained)
@@ -149,12 +140,8 @@ def compared(
     return row
 
 
-def _row(name: str, gate: str, options: BenchOptions) -> ResultRow:
-    row = ResultRow(
-        NAMES[0], name, None, None, None, gate, options.machine, TARGETS[name], "more", "runs/h"
-    )
-    row.command = f"python -m benchmarks --only {NAMES[0]} --rounds {options.rounds}"
-    return row
+def _row(name: str, gate: str) -> ResultRow:
+    return ResultRow(bench=NAMES[0], peer=name, gate=gate, unit="runs/h", target=TARGETS[name])
 
 
 def table(found: list[Stages]) -> str:
@@ -223,9 +210,9 @@ def _stage(
     if command[:2] != ["python", "-m"]:
         raise RuntimeError(f"{name}: its command is no module of ours: {' '.join(command)}")
     times = folder / f"{name}.json"
-    timed = [sys.executable, "-m", "benchmarks.contenders.timed_stage", str(times), *command[2:]]
-    wall, failure = chain.timed(
-        timed, folder / f"{name}.log", folder, {**environment(options.threads), **cache}
+    command = [sys.executable, "-m", "benchmarks.contenders.timed_stage", str(times), *command[2:]]
+    wall, failure = timed(
+        command, folder / f"{name}.log", folder, {**environment(options.threads), **cache}
     )
     if failure:
         raise RuntimeError(f"{name}: {failure}")

@@ -11,7 +11,7 @@ from benchmarks.harness import ROOT
 from benchmarks.report import merge_rows
 from benchmarks.rows import ResultRow
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json, write_json, write_text
+from tasks.core.files import read_if_there, write_json, write_text
 from tasks.core.markdown import table
 
 #: The folder of results.json and of README.md.
@@ -35,8 +35,7 @@ def record(rows: Sequence[ResultRow], benches: Sequence[str], folder: Path = REC
 
 def read_records(folder: Path = RECORDS) -> list[dict[str, Any]]:
     """Return the committed rows; none where there is no file."""
-    path = folder / "results.json"
-    return read_json(path) if path.is_file() else []
+    return read_if_there(folder / "results.json") or []
 
 
 def with_table(text: str, rows: Sequence[Mapping[str, Any]]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rows import ResultRow
-from tasks.core.files import atomic_path, read_json, write_json
+from tasks.core.files import atomic_path, read_if_there, write_json
 from tasks.core.markdown import table
 
 #: Units of rows that have something else in the place of a ratio.
@@ -18,8 +18,7 @@ def merge(path: Path, rows: Sequence[ResultRow], benches: Sequence[str]) -> list
     """Put the rows in the place of what ``benches`` wrote before, keep the rows of all others, and
     return the whole list.
     """
-    before = read_json(path) if path.is_file() else []
-    whole = merge_rows(before, [row.as_json() for row in rows], benches)
+    whole = merge_rows(read_if_there(path) or [], [row.as_json() for row in rows], benches)
     write_json(path, whole)
     return whole
 

@@ -3,40 +3,47 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from benchmarks.harness import PASSED, BenchOptions, ContenderResult
-from tasks.lm.models import EMBEDDED
+from benchmarks.harness import PASSED, ContenderResult
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ResultRow:
     """A line of the result. ``ratio``: ours over theirs, the median of the rounds' paired ratios;
     ``low`` and ``high``: the least and the greatest of them.
 
     ``gate`` is ``passed``, ``failed: why`` or ``not run: why``; without a pass there is no ratio.
-    ``unit`` is what ours and theirs count.
+    ``unit`` is what ours and theirs count. A bench leaves ``machine`` and ``command`` to
+    :func:`benchmarks.__main__.measure`.
     """
 
     bench: str
     peer: str
-    ratio: float | None
-    low: float | None
-    high: float | None
     gate: str
-    machine: str
+    unit: str
     target: float | None = None
     better: str = "more"
-    unit: str = ""
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
     ours: float | None = None
     theirs: float | None = None
     end_to_end_ratio: float | None = None
     rounds: int = 0
     note: str = ""
+    machine: str = ""
     command: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def set_ratio(self, ratios: Sequence[float]) -> None:
+        """Set the ratio and its range from one ratio a round."""
+        self.ratio, self.low, self.high = (
+            round(value, 3) for value in (statistics.median(ratios), min(ratios), max(ratios))
+        )
+        self.rounds = len(ratios)
 
     def as_json(self) -> dict[str, Any]:
         """Return the row as results.json holds it."""
@@ -56,7 +63,6 @@ def compare(
     ours: ContenderResult,
     theirs: ContenderResult,
     gate: str,
-    options: BenchOptions,
     *,
     unit: str,
     target: float | None = None,
@@ -68,47 +74,31 @@ def compare(
     is better).
     """
     row = ResultRow(
-        bench,
-        theirs.name,
-        None,
-        None,
-        None,
-        _verdict(ours, theirs, gate),
-        options.machine,
-        target,
-        "less" if peak else "more",
-        unit,
-    )
-    row.note, row.extra = note, dict(extra or {})
-    row.command = f"python -m benchmarks --only {bench} --rounds {options.rounds}" + (
-        f" --model {options.model}" if options.model != EMBEDDED else ""
+        bench=bench,
+        peer=theirs.name,
+        gate=_verdict(ours, theirs, gate),
+        unit=unit,
+        target=target,
+        better="less" if peak else "more",
+        note=note,
+        extra=dict(extra or {}),
     )
     if row.gate != PASSED:
         return row
     if peak:
-        gpu = bool(ours.gpu_peak_bytes and theirs.gpu_peak_bytes)
-        pair = (
-            (ours.gpu_peak_bytes, theirs.gpu_peak_bytes)
-            if gpu
-            else (ours.peak_bytes, theirs.peak_bytes)
-        )
+        pair = ours.gpu_peak_bytes, theirs.gpu_peak_bytes
+        if not all(pair):
+            pair = ours.peak_bytes, theirs.peak_bytes
         row.ours, row.theirs = (round(value / 2**20, 1) for value in pair)
-        row.ratio = row.low = row.high = round(pair[0] / pair[1], 3)
+        row.set_ratio([pair[0] / pair[1]])
         row.rounds = len(ours.seconds)
         return row
-    paired = [mine / other for mine, other in zip(ours.speeds, theirs.speeds, strict=True)]
-    row.ratio, row.low, row.high = (
-        round(value, 3) for value in (statistics.median(paired), min(paired), max(paired))
-    )
-    row.ours, row.theirs = (
-        round(statistics.median(ours.speeds), 3),
-        round(statistics.median(theirs.speeds), 3),
-    )
+    row.set_ratio([mine / other for mine, other in zip(ours.speeds, theirs.speeds, strict=True)])
+    row.ours, row.theirs = (round(statistics.median(one.speeds), 3) for one in (ours, theirs))
     # Each has done two rounds by then. Per unit, as contenders may do fewer units in a round.
     row.end_to_end_ratio = round(
         theirs.end_to_end / theirs.units[0] / (ours.end_to_end / ours.units[0]), 3
     )
-    row.rounds = len(paired)
     row.extra |= {"seconds_ours": _rounded(ours), "seconds_theirs": _rounded(theirs)}
     return row
 
@@ -127,6 +117,3 @@ def _verdict(ours: ContenderResult, theirs: ContenderResult, gate: str) -> str:
     if theirs.failure:
         return f"not run: {theirs.failure}"
     return gate if gate == PASSED else f"failed: {gate}"
-
-
-Bench = Callable[[BenchOptions], list[ResultRow]]

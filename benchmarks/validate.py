@@ -4,7 +4,6 @@ expectations, the peers judge next to nothing.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
 from benchmarks import made, peers
@@ -40,59 +39,34 @@ def run(options: BenchOptions) -> list[ResultRow]:
             done["ours"],
             done[peer],
             _gate(done["ours"], done[peer], other),
-            options,
             unit="rows/s",
             target=target,
             note=note,
         )
         for peer, target in TARGETS.items()
     ]
-    for peer in _AUTHORS:
-        row = compare(
-            NAMES[1],
-            done["ours-parse"],
-            done[peer],
-            _same_pairs(done["ours-parse"], done[peer]),
-            options,
-            unit="rows/s",
-        )
-        row.command = row.command.replace(f"--only {NAMES[1]}", f"--only {NAMES[0]}")
-        rows.append(row)
+    parse = done["ours-parse"]
+    rows += [
+        compare(NAMES[1], parse, done[peer], _same_pairs(parse, done[peer]), unit="rows/s")
+        for peer in _AUTHORS
+    ]
     return rows
 
 
 def _contenders(options: BenchOptions, given: dict[str, str], folder: str) -> list[Contender]:
     python, why = peers.interpreter(options.work, options.install)
+    ours = "benchmarks.contenders.validate_ours"
     authors = "benchmarks.contenders.validate_bonito_llm"
+    distilabel = "benchmarks.contenders.validate_distilabel"
     return [
+        Contender("ours", ours, {**given, "out": f"{folder}/ours", "judge": True}),
+        Contender("ours-parse", ours, {**given, "out": f"{folder}/parse", "judge": False}),
+        Contender(_AUTHORS[0], authors, {**given, "out": f"{folder}/pool.parquet", "pool": True}),
         Contender(
-            "ours",
-            "benchmarks.contenders.validate_ours",
-            {**given, "out": f"{folder}/ours", "judge": True},
+            _AUTHORS[1], authors, {**given, "out": f"{folder}/no-pool.parquet", "pool": False}
         ),
         Contender(
-            "ours-parse",
-            "benchmarks.contenders.validate_ours",
-            {**given, "out": f"{folder}/parse", "judge": False},
-        ),
-        Contender(
-            "bonito-llm",
-            authors,
-            {**given, "out": f"{folder}/pool.parquet", "pool": True},
-            sys.executable,
-        ),
-        Contender(
-            "bonito-llm without its process pool",
-            authors,
-            {**given, "out": f"{folder}/no-pool.parquet", "pool": False},
-            sys.executable,
-        ),
-        Contender(
-            "distilabel",
-            "benchmarks.contenders.validate_distilabel",
-            {**given, "out": f"{folder}/distilabel.parquet"},
-            python,
-            why,
+            "distilabel", distilabel, {**given, "out": f"{folder}/distilabel.parquet"}, python, why
         ),
     ]
 

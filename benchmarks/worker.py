@@ -44,7 +44,7 @@ def serve(load: Callable[[dict[str, Any]], Any], play: Callable[[Any], Done]) ->
         try:
             start = time.perf_counter()
             if asked["do"] == "load":
-                outputs = Path(asked["outputs"]) if asked.get("outputs") else None
+                outputs = Path(asked["outputs"])
                 state = load(asked)
                 answer: dict[str, Any] = {"seconds": time.perf_counter() - start}
             else:

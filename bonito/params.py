@@ -101,10 +101,9 @@ class Remix(Section):
         return dict(zip(short_types(values), values.values(), strict=True))
 
 
-class GeneratorFinetune(Finetune):
-    """The generator's training: the target models' settings, and the mixture of rows."""
+class Mixture(Section):
+    """Which remixed rows are drawn, see :func:`bonito.finetune.stage.draw_mixture`."""
 
-    start: str = Field("", description="adapter folder to continue from; empty: a fresh adapter")
     mixture: dict[str, Count] = Field(
         default_factory=dict,
         description="rows by task type or task type/dataset, drawn by hash; empty: all (the paper)",
@@ -114,6 +113,9 @@ class GeneratorFinetune(Finetune):
     )
     max_context_chars: Count = Field(
         0, description="rows with longer passages are left out; 0: no limit"
+    )
+    seed: Seed = Field(
+        description="decides which rows are drawn, and their order; also for new adapter weights"
     )
 
     @field_validator("mixture")
@@ -125,6 +127,12 @@ class GeneratorFinetune(Finetune):
     @classmethod
     def _balanced(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         return short_types(values)
+
+
+class GeneratorFinetune(Mixture, Finetune):
+    """The generator's training: the target models' settings, and the mixture of rows."""
+
+    start: str = Field("", description="adapter folder to continue from; empty: a fresh adapter")
 
 
 class GeneratorEvaluate(Section):

@@ -15,11 +15,10 @@ leave the machine.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import random
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,9 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, write_text
 from tasks.core.row_reader import read_hub_rows, read_lines, read_rows
 from tasks.core.stage import one_line_errors
-from tasks.scoring.datasets import load_dataset, load_items
+from tasks.scoring.datasets import Dataset, load_dataset, load_items
+
+ROOT = Path(__file__).resolve().parents[1]
 
 RowList = list[dict[str, Any]]
 #: Least characters of a contract's window, so that an item has enough text.
@@ -159,16 +160,20 @@ def training_rows(arguments: argparse.Namespace, items: RowList, chance: random.
     """Return labelled rows for ``supervise.source: labelled`` from ``--train``, else ``--items``,
     on passages that are not in the evaluation set.
     """
-    dataset = load_dataset(Path("datasets") / f"{arguments.dataset}.yaml")
+    column = _dataset(arguments).context
     source = arguments.train or arguments.items
     rows = (
         contract_pairs(source, chance)
         if arguments.dataset == "contractnli"
         else [_with_id(row) for row in read(source)]
     )
-    held = {str(_at(row, dataset.context)) for row in items}
-    rows = [row for row in rows if str(_at(row, dataset.context)) not in held]
+    held = {str(_at(row, column)) for row in items}
+    rows = [row for row in rows if str(_at(row, column)) not in held]
     return chance.sample(rows, min(arguments.training_rows, len(rows)))
+
+
+def _dataset(arguments: argparse.Namespace) -> Dataset:
+    return load_dataset(ROOT / "datasets" / f"{arguments.dataset}.yaml")
 
 
 def read(source: str) -> Iterator[dict[str, Any]]:
@@ -197,9 +202,8 @@ def _squad(found: Any, source: str) -> Iterator[dict[str, Any]]:
             f"{source} is not SQuAD JSON (no 'data'): give JSONL rows, or the file as its "
             "authors publish it"
         )
-    for article, paragraph in itertools.chain.from_iterable(
-        ((a, p) for p in a["paragraphs"]) for a in found["data"]
-    ):
+    pairs = ((article, part) for article in found["data"] for part in article["paragraphs"])
+    for article, paragraph in pairs:
         for asked in paragraph["qas"]:
             answers = {
                 "text": [own["text"] for own in asked["answers"]],
@@ -259,16 +263,12 @@ def main() -> int:
     arguments = parser.parse_args()
     with one_line_errors("real_input"):
         files = _make(arguments)
-        folder = arguments.out / arguments.dataset
+        folder, dataset = arguments.out / arguments.dataset, _dataset(arguments)
         for name, rows in files.items():
-            _write(folder / f"{name}.jsonl", rows)
-        for name in files.keys() - {"documents"}:
-            load_items(
-                load_dataset(
-                    Path(__file__).resolve().parents[1] / "datasets" / f"{arguments.dataset}.yaml"
-                ),
-                folder / f"{name}.jsonl",
-            )
+            path = folder / f"{name}.jsonl"
+            write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            if name != "documents":
+                load_items(dataset, path)
         print(
             f"{folder}: "
             + ", ".join(f"{len(rows)} in {name}.jsonl" for name, rows in files.items())
@@ -285,16 +285,13 @@ def _make(arguments: argparse.Namespace) -> dict[str, RowList]:
         files = {"documents": documents, "evaluation": items}
         if arguments.training_rows:
             files["training"] = training_rows(arguments, items, chance)
-    except KeyError as error:
+    except (LookupError, TypeError) as error:
         given = filter(None, (arguments.items, arguments.abstracts, arguments.train))
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise PipelineError(
-            f"{' or '.join(given)} is not {arguments.dataset} as published: no {error}"
+            f"{' or '.join(given)} is not {arguments.dataset} as published: {what}"
         ) from error
     return files
-
-
-def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 if __name__ == "__main__":

@@ -45,10 +45,7 @@ def main() -> int:
         with (ROOT / ".work" / "setup.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             set_up(choose_device())
-    except SetupError as error:
-        print(f"error: setup: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # another user's clone or .venv, a full disk
+    except (SetupError, OSError) as error:  # OSError: another user's clone or .venv, a full disk
         print(f"error: setup: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

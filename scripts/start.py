@@ -61,25 +61,22 @@ def main() -> int:
     """Survey the corpus, write the two files, print the plan and what to type next."""
     work = ROOT / WORK / "start"
     with one_line_errors("start"), hold_folder(work, "make start"):
-        asked = {key: os.environ.get(key, "") for key in ("CORPUS", "NAME", "EVALUATION", "TASK")}
+        keys = ("CORPUS", "NAME", "EVALUATION", "MODEL", "TASK", "SET")
+        asked = {key: os.environ.get(key, "") for key in keys}
         corpus, name = _need_corpus(asked["CORPUS"]), _need_name(asked["NAME"])
-        model = _choose_model(os.environ.get("MODEL", ""))
-        settings = _read_settings(os.environ.get("SET", ""))
-        items = _path("EVALUATION", asked["EVALUATION"]) if asked["EVALUATION"] else None
-        _refuse_inside(items, corpus)
-        # Tokens are counted by the embedded generator, so that a look needs no other model.
-        embedded, _ = read_layers(ROOT / "params.yaml")
+        items = _need_items(asked["EVALUATION"], corpus)
+        model, settings = _choose_model(asked["MODEL"]), _read_settings(asked["SET"])
         profiles = profile_files(ROOT / "profiles", model)
         before, _ = read_layers(ROOT / "params.yaml", profiles)
         values, layers = read_layers(ROOT / "params.yaml", profiles, list(settings.values()))
         params: Params = parse_params(values, layers, settings=list(settings.values()))
-        ruled = "constructed" in params.supervise.mix.names
         form, why = choose_form(asked["TASK"], items, name)
-        chosen = bool(asked["TASK"] or items)
+        ruled, chosen = "constructed" in params.supervise.mix.names, bool(asked["TASK"] or items)
         if ruled and chosen:
             need_claims(form.kind)
         count, told = check_items(name, form, items, work) if items else (0, [])
-        labelled = (items, count) if items else None
+        # Tokens are counted by the embedded generator, so that a look needs no other model.
+        embedded, _ = read_layers(ROOT / "params.yaml")
         tell = partial(_tell_reading, time.monotonic())
         seen = look(corpus, {**embedded, "ingest": values["ingest"]}, work, tell, settings)
         values["ingest"] |= seen.chosen
@@ -93,6 +90,7 @@ def main() -> int:
         }
         gpu = card_bytes() is not None
         stacked = f"{model},{name}" if model else name
+        labelled = (items, count) if items else None
         proposal = propose(
             name, stacked, seen.found, values, (form.kind, why), labelled, gpu, reasons
         )
@@ -101,8 +99,16 @@ def main() -> int:
         models = (
             f"{model}{_origin(params, gpu)}" if model else f"the embedded one of 135M, on {where}"
         )
-        about_items = _describe_items(form, told)
-        print("\n".join(_describe(seen, proposal, models, _licences(params), written, about_items)))
+        lines = [
+            *_describe_corpus(seen, proposal),
+            ("", ""),
+            *_describe_plan(proposal, models, _licences(params)),
+            *_describe_items(proposal, form, told),
+            ("wrote", ", ".join(map(_shown, written))),
+            ("", ""),
+            *_describe_next(seen.found, proposal),
+        ]
+        print("\n".join(part for name, text in lines for part in _wrap(name, text)))
         return 0
     return 2
 
@@ -124,6 +130,16 @@ def _need_corpus(text: str) -> Path:
             "it: keep your files where they are, or in local/"
         )
     return corpus
+
+
+def _need_items(text: str, corpus: Path) -> Path | None:
+    items = _path("EVALUATION", text) if text else None
+    if items and is_inside(items, corpus):
+        raise PipelineError(
+            f"EVALUATION={items} is in the corpus {corpus}, so a run would read the answers as "
+            "documents: move it out of the folder"
+        )
+    return items
 
 
 def _path(variable: str, text: str) -> Path:
@@ -150,10 +166,7 @@ def _need_name(name: str) -> str:
 def _choose_model(asked: str) -> str:
     """Return the profile whose models are used; empty: those of params.yaml."""
     model = asked or machine_profile(ROOT)
-    if model in _EMBEDDED:
-        return ""
-    profile_files(ROOT / "profiles", model)
-    return model
+    return "" if model in _EMBEDDED else model
 
 
 def _read_settings(text: str) -> dict[str, str]:
@@ -174,14 +187,6 @@ def _read_settings(text: str) -> dict[str, str]:
             )
         settings[path[1]] = setting
     return settings
-
-
-def _refuse_inside(items: Path | None, corpus: Path) -> None:
-    if items and is_inside(items, corpus):
-        raise PipelineError(
-            f"EVALUATION={items} is in the corpus {corpus}, so a run would read the answers as "
-            "documents: move it out of the folder"
-        )
 
 
 def _shown(path: Path) -> str:
@@ -221,19 +226,15 @@ def _licences(params: Params) -> str:
     return f"{told}, as their cards say: {', '.join(cards)}" if told else ""
 
 
-def _describe(
-    seen: Look,
-    proposal: Proposal,
-    model: str,
-    licences: str,
-    written: tuple[Path, ...],
-    about_items: list[tuple[str, str]],
-) -> list[str]:
-    """Return what was found, what is planned, and the next two commands."""
+#: Names and texts of the printed lines.
+_Lines = list[tuple[str, str]]
+
+
+def _describe_corpus(seen: Look, proposal: Proposal) -> _Lines:
+    """Return what was found."""
     found = seen.found
     megabytes = found.total / 2**20
     read = "all looked at" if found.whole else f"a sample of {found.sampled_files:,} looked at"
-    other = 1 - found.share(ENGLISH)
     lines = [
         ("corpus", f"{found.corpus}: {found.files:,} files, {megabytes:.1f} MB, {read}"),
         ("formats", _counts(found.formats)),
@@ -246,57 +247,56 @@ def _describe(
     ]
     if told := tell_unhashable(found.corpus):
         lines.append(("", told))
+    other = 1 - found.share(ENGLISH)
     if proposal.languages == (ENGLISH,) and other:
-        lines.append(
-            (
-                "",
-                f"{max(other, 0.01):.0%} of the passages are not in English and are left out, as "
-                f"the {proposal.writer} English alone; a chat model may write for them: "
-                "supervise.source prompted (docs/matrix.md)",
-            )
+        left_out = (
+            f"{max(other, 0.01):.0%} of the passages are not in English and are left out, as the "
+            f"{proposal.writer} English alone; a chat model may write for them: supervise.source "
+            "prompted (docs/matrix.md)"
         )
-    lines += [
-        ("", ""),
-        ("plan", f"{proposal.kind} on {proposal.passages:,} passages of at most "
-                 f"{proposal.passage_tokens} tokens ({proposal.kind_why})"),
-        *([("", f"generate.max_passages {proposal.max_passages}, {proposal.passages_why} "
-                f"(profiles/{proposal.name}.yaml)")] if proposal.max_passages else []),
-        ("model", model),
-        *([("licence", licences)] if licences else []),
-        (
-            "items",
-            f"{proposal.labelled} labelled, in {proposal.items}"
-            if proposal.labelled
-            else f"none yet, so no F1: make label PROFILE={proposal.stacked} helps you write "
-            f"them, into {proposal.items}; or do it by hand, one a line:",
-        ),
-    ]  # fmt: skip
-    lines += about_items
-    if not proposal.labelled:
-        lines.append(("", ITEM_FORMS[proposal.kind]))
-    lines += [
-        ("wrote", ", ".join(map(_shown, written))),
-        ("", ""),
+        lines.append(("", left_out))
+    return lines
+
+
+def _describe_plan(proposal: Proposal, models: str, licences: str) -> _Lines:
+    task = f"{proposal.kind} on {proposal.passages:,} passages of at most"
+    lines = [("plan", f"{task} {proposal.passage_tokens} tokens ({proposal.kind_why})")]
+    if proposal.max_passages:
+        limit = f"generate.max_passages {proposal.max_passages}, {proposal.passages_why}"
+        lines.append(("", f"{limit} (profiles/{proposal.name}.yaml)"))
+    lines.append(("model", models))
+    return [*lines, ("licence", licences)] if licences else lines
+
+
+def _describe_items(proposal: Proposal, form: ItemForm, told: list[str]) -> _Lines:
+    """Return how many items there are and what is odd about them, and their columns where
+    docs/datasets.md has others.
+    """
+    items = (
+        f"{proposal.labelled} labelled, in {proposal.items}"
+        if proposal.labelled
+        else f"none yet, so no F1: make label PROFILE={proposal.stacked} helps you write them, "
+        f"into {proposal.items}; or do it by hand, one a line:"
+    )
+    lines = [("items", items), *(("", text) for text in told)]
+    if form != HOUSE[form.kind]:
+        lines.append(("columns", form.describe()))
+    return lines if proposal.labelled else [*lines, ("", ITEM_FORMS[proposal.kind])]
+
+
+def _describe_next(found: Survey, proposal: Proposal) -> _Lines:
+    """Return the next commands; with that which trains on claims made by rules, where they make
+    enough of them.
+    """
+    lines = [
         ("next", f"make plan PROFILE={proposal.stacked}    # what it will give and cost"),
         ("", f"make run PROFILE={proposal.stacked}"),
-        *_rules(found, proposal),
     ]
-    return [part for name, text in lines for part in _wrap(name, text)]
-
-
-def _rules(found: Survey, proposal: Proposal) -> list[tuple[str, str]]:
-    """Return the command that trains on claims made by rules, where they make enough of them."""
     rows = expect_claims(found, proposal.kind)
-    if not rows or proposal.ruled:
-        return []
-    told = f"about {rows:,} rows by rules: docs/claims.md"
-    return [("or", f"make run PROFILE={proposal.stacked},constructed    # {told}")]
-
-
-def _describe_items(form: ItemForm, told: list[str]) -> list[tuple[str, str]]:
-    """Return what is odd about the items, and their columns where docs/datasets.md has others."""
-    lines = [("", text) for text in told]
-    return lines if form == HOUSE[form.kind] else [*lines, ("columns", form.describe())]
+    if rows and not proposal.ruled:
+        told = f"about {rows:,} rows by rules: docs/claims.md"
+        lines.append(("or", f"make run PROFILE={proposal.stacked},constructed    # {told}"))
+    return lines
 
 
 def _notes(seen: Look) -> list[str]:

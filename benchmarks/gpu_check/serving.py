@@ -20,7 +20,7 @@ import torch
 from benchmarks.gpu_check.generation import compare_answers, need_engine
 from benchmarks.gpu_check.outcome import MOST_LEFT_GIB, Figures, held_gib
 from benchmarks.gpu_check.setting import Setting
-from benchmarks.harness import PASSED, ROOT
+from benchmarks.harness import PASSED, ROOT, last_line
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
 from tasks.core.ports import find_free_port
@@ -141,9 +141,9 @@ def _running(setting: Setting, longest: int, log: Path) -> Iterator[str]:
         deadline = time.monotonic() + _START
         while "ready: " not in log.read_text(encoding="utf-8"):
             if server.poll() is not None or time.monotonic() > deadline:
-                lines = log.read_text(encoding="utf-8").split("\n")
-                last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
-                raise PipelineError(f"the server is not ready: {last[:200]}")
+                raise PipelineError(
+                    f"the server is not ready: {last_line(log) or 'it said nothing'}"
+                )
             time.sleep(0.5)
         yield f"http://127.0.0.1:{port}"
     finally:

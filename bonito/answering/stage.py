@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import pyarrow as pa
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from bonito.finetune.stage import draw_mixture
-from bonito.params import GeneratorFinetune, short_groups, short_types
+from bonito.params import Mixture
 from tasks.claims.claims import Premise
 from tasks.claims.construct import construct
 from tasks.claims.questions import find_question
@@ -24,7 +24,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, row_seed
 from tasks.core.parquet import GROUP, read_table, write_table
 from tasks.core.rows import INSTRUCTIONS
-from tasks.core.sections.base import Count, Positive, Section, Seed, Tokens
+from tasks.core.sections.base import Count, Positive, Section, Tokens
 from tasks.core.sections.finetune import Finetune
 from tasks.core.stage import Stage, run_stage
 from tasks.lm.preflight import check_training
@@ -37,17 +37,11 @@ _SPANS = ("exqa",)
 _LEAST_PASSAGE = 120
 
 
-class Answering(Section):
+class Answering(Mixture):
     """Which remixed rows a reader learns from, and how many claims are constructed beside them."""
 
     mixture: dict[str, Count] = Field(
         description="rows by task type or task type/dataset, drawn by hash"
-    )
-    balance: tuple[str, ...] = Field(
-        (), description="task types drawn in turns over wordings and responses"
-    )
-    max_context_chars: Count = Field(
-        0, description="rows with longer passages are left out; 0: no limit"
     )
     max_passage_chars: Count = Field(
         0,
@@ -64,17 +58,6 @@ class Answering(Section):
     max_response_tokens: Tokens = Field(
         40, description="rows with longer responses are left out (four characters a token)"
     )
-    seed: Seed
-
-    @field_validator("mixture")
-    @classmethod
-    def _known(cls, values: dict[str, int]) -> dict[str, int]:
-        return dict(zip(short_groups(values), values.values(), strict=True))
-
-    @field_validator("balance")
-    @classmethod
-    def _balanced(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        return short_types(values)
 
 
 class Params(Section):
@@ -93,7 +76,7 @@ def answering(stage: Stage) -> None:
     """Write ``instructions.parquet`` (rows.INSTRUCTIONS) and ``summary.json``."""
     params = cast(Params, stage.params).answering
     table = read_table(stage.path("rows"), _COLUMNS)
-    chosen, dropped = draw_mixture(table.to_batches(GROUP), cast(GeneratorFinetune, params))
+    chosen, dropped = draw_mixture(table.to_batches(GROUP), params)
     people = [row for row in (_answering_row(row, params) for row in chosen) if row is not None]
     dropped["too_long"] = len(chosen) - len(people)
     claims, counts = _claims(table, params) if params.claims else ([], {})

@@ -231,7 +231,3 @@ def _details(finding: Finding) -> dict[str, Any]:
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.0%}"
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch.nn import functional
 
@@ -239,6 +240,4 @@ def _spelt(option: str, question: str, response: str) -> str:
 
 
 def _label(text: str) -> str:
-    import pyarrow as pa
-
     return str(normal_labels(pa.array([text], pa.string()))[0])

@@ -17,19 +17,8 @@ from tasks.core.task_types import EXTRACTION, TASK_TYPES
 #: ``loss_tokens``; ``judge_*`` are null where there was nothing to judge.
 SCORED = pa.schema(
     [
-        *(
-            (name, pa.string())
-            for name in (
-                "row_id",
-                "dataset",
-                "task_type",
-                "context",
-                "prediction",
-                "instruction",
-                "response",
-                "reason",
-            )
-        ),
+        *((name, pa.string()) for name in ("row_id", "dataset", "task_type", "context")),
+        *((name, pa.string()) for name in ("prediction", "instruction", "response", "reason")),
         ("output_tokens", pa.int32()),
         ("adheres", pa.bool_()),
         ("failed", pa.list_(pa.string())),
@@ -81,16 +70,18 @@ def _agreement(opinions: list[tuple[str, Opinion | None]]) -> dict[str, Any]:
     """
     answered = [(kind, opinion) for kind, opinion in opinions if opinion is not None]
     chosen = [opinion for kind, opinion in answered if kind not in EXTRACTION]
-    extracted = [opinion.agreement for kind, opinion in answered if kind in EXTRACTION]
+    extracted = [opinion for kind, opinion in answered if kind in EXTRACTION]
     return {
         "judged": len(chosen),
-        "judge_agreement": float(np.mean([opinion.agreement for opinion in chosen]))
-        if chosen
-        else None,
-        "judge_chance": float(np.mean([opinion.chance for opinion in chosen])) if chosen else None,
+        "judge_agreement": _mean([opinion.agreement for opinion in chosen]),
+        "judge_chance": _mean([opinion.chance for opinion in chosen]),
         "answered": len(extracted),
-        "answer_f1": float(np.mean(extracted)) if extracted else None,
+        "answer_f1": _mean([opinion.agreement for opinion in extracted]),
     }
+
+
+def _mean(values: Sequence[Any]) -> float | None:
+    return float(np.mean(values)) if values else None
 
 
 def tabulate_predictions(
@@ -103,42 +94,38 @@ def tabulate_predictions(
     losses: list[float],
     tokens: list[int],
 ) -> pa.Table:
+    """Return :data:`SCORED` from lists with one entry a row."""
     lines = []
     for row, completion, task, verdict, opinion, reference, loss, count in zip(
         rows, completions, written, checks, opinions, human_checks, losses, tokens, strict=True
     ):
-        judged = (
-            {"answer": opinion.answer, "agreement": opinion.agreement, "chance": opinion.chance}
-            if opinion
-            else {}
-        )
         lines.append(
-            {name: row[name] for name in ("row_id", "dataset", "task_type", "context")}
-            | {
+            {
+                **{name: row[name] for name in ("row_id", "dataset", "task_type", "context")},
                 "prediction": completion[0],
-                "output_tokens": completion[2],
                 "instruction": task.instruction,
                 "response": task.response,
                 "reason": task.reason,
-            }
-            | {
+                "output_tokens": completion[2],
                 "adheres": verdict.adheres,
                 "failed": list(verdict.failed),
                 "answer_in_passage": verdict.answer_in_passage,
                 "label": verdict.label,
-            }
-            | {f"judge_{name}": value for name, value in judged.items()}
-            | {
+                "judge_answer": opinion and opinion.answer,
+                "judge_agreement": opinion and opinion.agreement,
+                "judge_chance": opinion and opinion.chance,
                 "reference_instruction": row["instruction"],
                 "reference_response": row["response"],
                 "reference_adheres": reference.adheres,
+                "loss": loss,
+                "loss_tokens": count,
             }
-            | {"loss": loss, "loss_tokens": count}
         )
     return pa.Table.from_pylist(lines, schema=SCORED)
 
 
 def round_numbers(value: Any) -> Any:
+    """Return nested values with every float rounded to six digits."""
     if isinstance(value, dict):
         return {name: round_numbers(inner) for name, inner in value.items()}
     return round(value, 6) if isinstance(value, float) else value

@@ -11,7 +11,6 @@ passages, so that ``python -m bonito.evaluate.compare A/scores.json B/scores.jso
 from __future__ import annotations
 
 import argparse
-import logging
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -29,23 +28,13 @@ from bonito.evaluate.judging import (
     prepare_checkpoint,
     write_tasks,
 )
-from bonito.evaluate.measures import (
-    Written,
-    check_forms,
-    check_tasks,
-    make_suites,
-)
+from bonito.evaluate.measures import Written, check_forms, check_tasks, make_suites
 from bonito.evaluate.results import round_numbers, score_by_type, tabulate_predictions
 from bonito.evaluate.scores_table import render_scores
 from bonito.params import GeneratorEvaluate, GeneratorParams
 from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
-from tasks.core.files import (
-    fingerprint,
-    sha256_file,
-    write_json,
-    write_text,
-)
+from tasks.core.files import fingerprint, sha256_file, write_json, write_text
 from tasks.core.parquet import Batches, write_table
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import Store, work_key
@@ -55,7 +44,6 @@ from tasks.lm.prompts import parse_prediction
 from tasks.tracking.mlflow_store import store_errors
 from tasks.tracking.registry import Ledger
 
-log = logging.getLogger(__name__)
 #: The module that runs the models: its code is part of every key.
 _JUDGING = "bonito.evaluate.judging"
 #: Keys whose results are kept for later runs.
@@ -114,12 +102,8 @@ def evaluate(stage: Stage, generator: str | None) -> None:
     written = [
         _parsed(row, *completion[:2]) for row, completion in zip(rows, completions, strict=True)
     ]
-    human = [
-        Written(
-            row["row_id"], row["task_type"], row["context"], row["instruction"], row["response"]
-        )
-        for row in rows
-    ]
+    names = ("row_id", "task_type", "context", "instruction", "response")
+    human = [Written(*(row[name] for name in names)) for row in rows]
     progress.advance(
         1,
         now="held-out loss",
@@ -143,8 +127,9 @@ def evaluate(stage: Stage, generator: str | None) -> None:
         "human": score_by_type(human, human_checks, human_opinions),
         "form_check": check_forms(human),
     }
-    write_json(stage.out / "scores.json", round_numbers(facts))
-    write_text(stage.out / "scores.md", render_scores(round_numbers(facts)))
+    rounded = round_numbers(facts)
+    write_json(stage.out / "scores.json", rounded)
+    write_text(stage.out / "scores.md", render_scores(rounded))
     write_table(
         stage.out / "predictions.parquet",
         tabulate_predictions(
@@ -207,14 +192,8 @@ def _opinions(
 
 def _parsed(row: dict[str, Any], prediction: str, finished: bool) -> Written:
     task = parse_prediction(prediction, finished)
-    return Written(
-        row["row_id"],
-        row["task_type"],
-        row["context"],
-        task.instruction,
-        task.response,
-        task.reason,
-    )
+    given = row["row_id"], row["task_type"], row["context"]
+    return Written(*given, task.instruction, task.response, task.reason)
 
 
 def _log(stage: Stage, params: GeneratorEvaluate, key: str, facts: dict[str, Any]) -> None:

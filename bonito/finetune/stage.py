@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 
-from bonito.params import GeneratorFinetune, GeneratorParams
+from bonito.params import GeneratorParams, Mixture
 from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import row_seed, sha256_file, sha256_folder, write_json, write_text
@@ -83,7 +83,7 @@ def finetune(stage: Stage) -> None:
 
 
 def draw_mixture(
-    batches: Iterable[pa.Table], params: GeneratorFinetune
+    batches: Iterable[pa.Table], params: Mixture
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
     """Draw the mixture from the remixed rows and shuffle it, both by hash; the other rows count as
     ``context_too_long`` or ``not_in_mixture``.
@@ -152,7 +152,7 @@ class _Keys:
         return places[np.argsort(np.array(turns), kind="stable")[:most]]
 
 
-def _read_keys(batches: Iterable[pa.Table], params: GeneratorFinetune) -> _Keys:
+def _read_keys(batches: Iterable[pa.Table], params: Mixture) -> _Keys:
     seeds, groups, answers = array("q"), array("q"), array("q")
     names: dict[str, int] = {}
     known: dict[tuple[str, str], int] = {}

@@ -135,7 +135,6 @@ class Remixer:
 
         Raises :class:`PipelineError` at a faulty template, unless those are to be skipped.
         """
-        trial = draw.sample(self.params.trial_rows)
         mine = [
             index
             for index, template in enumerate(self.templates)
@@ -146,20 +145,16 @@ class Remixer:
                 f"the templates folder has no templates of {source_name(*dataset.key)}: add them "
                 "(promptsource's: docs/generator.md), or remove it from the sources"
             )
-        findings = (
-            diagnose(self.templates, {dataset.key: dataset}, {dataset.key: trial}, self.renderers)
-            if trial
-            else []
+        trial = draw.sample(self.params.trial_rows)
+        findings = diagnose(
+            self.templates, {dataset.key: dataset}, {dataset.key: trial}, self.renderers
         )
+        self.tally.left_out += [findings[index] for index in mine if findings[index].status != OK]
+        stops = self.params.unusable_templates == "stop"
         bad = [
-            findings[index]
-            for index in mine
-            if findings and findings[index].status not in (*_USED, *LEFT_OUT)
+            findings[index] for index in mine if findings[index].status not in (*_USED, *LEFT_OUT)
         ]
-        self.tally.left_out += [
-            findings[index] for index in mine if findings and findings[index].status != OK
-        ]
-        if bad and self.params.unusable_templates == "stop":
+        if bad and stops:
             more = f" (and {len(bad) - 1} more of this dataset)" if len(bad) > 1 else ""
             raise PipelineError(
                 f"template '{bad[0].template}' cannot be used: {bad[0].status}: "
@@ -168,11 +163,10 @@ class Remixer:
         usable = [
             index
             for index in mine
-            if findings
-            and findings[index].status in _USED
+            if findings[index].status in _USED
             and self.params.weights.get(self.templates[index].task_type, 1.0) > 0
         ]
-        if trial and not usable and self.params.unusable_templates == "stop":
+        if not usable and stops:
             raise PipelineError(
                 f"{source_name(*dataset.key)} has no usable template: see the template doctor, or "
                 f"remove it from the sources. {_GO_ON}"

@@ -22,6 +22,7 @@ from tasks.start.draw import BYTES
 _TABLES, _ROWS, _COLUMNS = 20, 50, 40
 #: Words of a column's cells, on average, that make it one of long text.
 _LONG = 10
+_SEED = 1
 #: Columns and tables that a line names.
 _SHOWN, _NOTES = 12, 3
 #: Without the text's column these are read as tables (docs/corpus.md).
@@ -49,14 +50,14 @@ class Columns:
         return one_line(printable(", ".join(list(self.texts)[:_SHOWN]))) + more
 
 
-def find_tables(corpus: Path, follow_links: bool = False, seed: int = 1) -> list[Columns]:
+def find_tables(corpus: Path, follow_links: bool = False) -> list[Columns]:
     """Return the columns of tables without a column ``text``, of the first in a seeded order."""
     files = [
         file
         for file in discover(corpus, follow_links)
         if not file.problem and SUFFIXES.get(PurePosixPath(file.name).suffix.lower()) == "tables"
     ]
-    files.sort(key=lambda file: (row_seed(seed, "file", file.name), file.name))
+    files.sort(key=lambda file: (row_seed(_SEED, "file", file.name), file.name))
     found = (Columns(file.name, _read(file)) for file in files[:_TABLES])
     return [columns for columns in found if columns.texts and "text" not in columns.texts]
 

@@ -9,7 +9,7 @@ import lzma
 import shutil
 import sys
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from heapq import nlargest
 from itertools import chain, islice
@@ -41,6 +41,10 @@ _OPENERS: dict[str, Callable[..., Any]] = {
     ".bz2": bz2.open,
     ".xz": lzma.open,
 }
+#: What these raise for a damaged file, or one that may not be read.
+_DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError)
+#: Reasons of unreadable files for which their beginning is not enough.
+_WHOLE = ("too_large", "unreadable")
 #: Suffixes of plain text, whose beginning can be read alone.
 _TEXT_SUFFIXES = (
     *(".jsonl", ".ndjson", ".csv", ".tsv", ".tab", ".mbox", ".mbx"),
@@ -130,7 +134,7 @@ def _measure(order: list[CorpusFile], sizes: Mapping[str, int]) -> dict[str, int
     texts = [(file, open_) for file in order if sizes[file.name] and (open_ := _opener(file.name))]
     found: dict[str, int] = {}
     for file, opener in texts[:_OF_A_SUFFIX]:
-        with contextlib.suppress(OSError, EOFError, zlib.error, lzma.LZMAError):
+        with contextlib.suppress(*_DAMAGED):
             found[file.name] = _unpacked_size(Path(file.place), sizes[file.name], opener)
     if found:
         times = sum(found.values()) / sum(sizes[name] for name in found)
@@ -196,20 +200,27 @@ def link(drawn: Draw, folder: Path) -> Path:
     for file in chain(drawn.chosen, drawn.shown()):
         place, copy = Path(file.place), folder / PurePosixPath(file.name)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        opened = _opener(file.name) if file.name in drawn.unpacked and not file.problem else None
-        size = drawn.unpacked[file.name] if opened else place.stat().st_size
+        packed = file.name in drawn.unpacked and not file.problem
+        opener = (_opener(file.name) if packed else None) or open
+        size = drawn.unpacked[file.name] if packed else place.stat().st_size
         most = _HEAD if file.problem else drawn.read[file.name]
-        if size <= most or (file.problem and file.problem.reason in ("too_large", "unreadable")):
+        whole = size <= most or (file.problem and file.problem.reason in _WHOLE)
+        start = b"" if whole else _read_start(place, opener, most)
+        if not start:  # ingest says what is wrong with one that cannot be read
             copy.symlink_to(place.absolute())
             continue
-        opened = opened or open
-        with opened(place, "rb") as stream:
-            start = stream.read(most)
         if not file.problem:
             start = start.rpartition(b"\n")[0] or start.rpartition(b" ")[0]
-        with opened(copy, "wb") as stream:
+        with opener(copy, "wb") as stream:
             stream.write(start)
     return folder
+
+
+def _read_start(path: Path, opener: Callable[..., Any], most: int) -> bytes:
+    """Return the first bytes of a file; none where it is damaged."""
+    with contextlib.suppress(*_DAMAGED), opener(path, "rb") as stream:
+        return bytes(stream.read(most))
+    return b""
 
 
 def _look_at(
@@ -235,22 +246,13 @@ def _look_at(
     for alike in others.values():
         some = alike[: min(_OF_A_SUFFIX, left)]
         left -= len(some)
-        known.update(_find_kinds(some, known, sizes, most))
+        for file in some:
+            if file.name not in known:
+                known[file.name] = _find_kind(file, sizes[file.name], most)
         problems = [kind for file in some if isinstance(kind := known[file.name], Unreadable)]
         if some and len(problems) == len(some):
             known.update((file.name, problems[0]) for file in islice(alike, len(some), None))
     return known
-
-
-def _find_kinds(
-    files: Iterable[CorpusFile],
-    known: dict[str, str | Unreadable],
-    sizes: dict[str, int],
-    most: int,
-) -> Iterator[tuple[str, str | Unreadable]]:
-    for file in files:
-        if file.name not in known:
-            yield file.name, _find_kind(file, sizes[file.name], most)
 
 
 def _find_kind(file: CorpusFile, size: int, most: int) -> str | Unreadable:

@@ -178,9 +178,9 @@ def _tell_lines(path: Path) -> str:
     except (ValueError, RecursionError):
         pass  # an item or a list over several lines
     return (
-        "write it as one; of a list of items: "
-        '.venv/bin/python -c "import json; [print(json.dumps(item)) for item in '
-        f"json.load(open('{path}'))]\" > {shlex.quote(str(wanted))}"
+        'write it as one; of a list of items: .venv/bin/python -c "import json, sys; '
+        '[print(json.dumps(item)) for item in json.load(open(sys.argv[1]))]" '
+        f"{shlex.quote(str(path))} > {shlex.quote(str(wanted))}"
     )
 
 

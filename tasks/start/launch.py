@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks.core.process import start_guard
@@ -42,19 +42,9 @@ class Child:
         self.guard.communicate()  # its input ends: it kills what is left
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """A stage that waits, and the seconds until it did."""
-
-    process: subprocess.Popen[str]
-    guard: subprocess.Popen[str]
-    seconds: float
-
-
 def start(stage: str, folder: Path, arguments: Sequence[str]) -> Child:
     """Start ``python -m tasks.<stage>`` in ``folder``."""
-    began = time.monotonic()
-    return Child(*_start(folder, [f"tasks.{stage}", *arguments]), began)
+    return _start(folder, [f"tasks.{stage}", *arguments])
 
 
 class Early:
@@ -63,7 +53,8 @@ class Early:
     def __init__(self, stages: Sequence[str], folder: Path) -> None:
         self._loader = ThreadPoolExecutor(max_workers=1)
         self._begun: dict[str, subprocess.Popen[str]] = {}
-        self._loading: dict[str, Future[_Loaded | None]] = {
+        #: Stage -> its process when it waits, and the seconds until it did.
+        self._loading: dict[str, Future[tuple[Child, float] | None]] = {
             stage: self._loader.submit(self._load, stage, folder) for stage in stages
         }
 
@@ -74,11 +65,12 @@ class Early:
         loading = self._loading.pop(stage, None)
         if loading is None or loading.cancel() or (loaded := loading.result()) is None:
             return None
-        assert loaded.process.stdin is not None  # noqa: S101 - for the type checker
+        child, seconds = loaded
+        assert child.process.stdin is not None  # noqa: S101 - for the type checker
         with contextlib.suppress(BrokenPipeError):  # it has died: its lines say why
-            loaded.process.stdin.write(f"{json.dumps(list(arguments))}\n")
-            loaded.process.stdin.close()
-        return Child(loaded.process, loaded.guard, time.monotonic() - loaded.seconds)
+            child.process.stdin.write(f"{json.dumps(list(arguments))}\n")
+            child.process.stdin.close()
+        return replace(child, began=time.monotonic() - seconds)
 
     def close(self) -> None:
         """End those that nobody took, also one that loads."""
@@ -87,21 +79,20 @@ class Early:
             if stage in self._begun:
                 self._begun[stage].kill()
             if loaded := loading.result():
-                Child(loaded.process, loaded.guard, 0.0).end()
+                loaded[0].end()
         self._loader.shutdown()
 
-    def _load(self, stage: str, folder: Path) -> _Loaded | None:
+    def _load(self, stage: str, folder: Path) -> tuple[Child, float] | None:
         """Return the stage when it waits for its arguments; None where it ended before."""
-        began = time.monotonic()
         try:
-            process, guard = _start(folder, ["tasks.start.early", stage], subprocess.PIPE)
+            child = _start(folder, ["tasks.start.early", stage], subprocess.PIPE)
         except OSError:  # no memory for it: the stage starts in its turn
             return None
-        self._begun[stage] = process
-        assert process.stdout is not None  # noqa: S101 - for the type checker
-        if any(line.startswith(READY) for line in process.stdout):
-            return _Loaded(process, guard, time.monotonic() - began)
-        Child(process, guard, began).end()
+        self._begun[stage] = child.process
+        assert child.process.stdout is not None  # noqa: S101 - for the type checker
+        if any(line.startswith(READY) for line in child.process.stdout):
+            return child, time.monotonic() - child.began
+        child.end()
         return None
 
 
@@ -117,9 +108,8 @@ def load_early(stages: Sequence[str], folder: Path) -> Iterator[Early]:
         early.close()
 
 
-def _start(
-    folder: Path, module: Sequence[str], stdin: int | None = None
-) -> tuple[subprocess.Popen[str], subprocess.Popen[str]]:
+def _start(folder: Path, module: Sequence[str], stdin: int | None = None) -> Child:
+    began = time.monotonic()
     places = [*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)]
     scratch = folder / "tmp"
     scratch.mkdir(exist_ok=True)
@@ -143,4 +133,4 @@ def _start(
         text=True,
         errors="replace",
     )
-    return process, guard
+    return Child(process, guard, began)

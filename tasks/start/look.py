@@ -36,7 +36,7 @@ def look(
     values: Mapping[str, Any],
     folder: Path,
     tell: Callable[[str], None],
-    given: Collection[str] = (),
+    given: Collection[str],
 ) -> Look:
     """Survey ``corpus`` with ``values``; choose the text's column and a smaller ``min_tokens``
     where that is needed, but none of the settings of ingest in ``given``.

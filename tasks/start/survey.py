@@ -24,6 +24,7 @@ from tasks.start.launch import ROOT
 
 #: Passages whose language is looked at.
 _LOOKED_AT = 500
+_SEED = 1
 
 
 class NoPassages(PipelineError):
@@ -77,7 +78,6 @@ def survey(
     corpus: Path,
     values: Mapping[str, Any],
     folder: Path,
-    seed: int = 1,
     tell: Callable[[str], None] | None = None,
     progress: Tell | None = None,
 ) -> Survey:
@@ -97,7 +97,7 @@ def survey(
             f"{corpus} holds no file that can be read{f' ({why})' if why else ''}: put documents "
             "there (docs/corpus.md lists the formats), or name another folder"
         )
-    drawn = draw(files, ingest.get("max_file_mb", _default("max_file_mb")) << 20, seed)
+    drawn = draw(files, ingest.get("max_file_mb", _default("max_file_mb")) << 20, _SEED)
     copied, shown = drawn.needs_copy(), drawn.shown()
     if tell:
         count = len(drawn.chosen) + len(shown)

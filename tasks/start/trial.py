@@ -14,7 +14,7 @@ import torch
 
 from tasks.claims.construct import SHARES
 from tasks.core.errors import PipelineError
-from tasks.core.files import choose, read_json, row_seed
+from tasks.core.files import choose, read_if_there, read_json, row_seed
 from tasks.core.overlay import overlay
 from tasks.core.params import Params
 from tasks.core.parquet import read_table, write_table
@@ -136,11 +136,10 @@ def try_generated(
 
 def _read_doubts(folder: Path, test_rows: int) -> dict[str, float]:
     """Return :attr:`Trial.doubts` from verify's tests of its reader; ``test_rows``: the run's."""
-    told = folder / "verify/summary.json"
-    tested = read_json(told)["reader"] if told.is_file() else {}
+    summary = read_if_there(folder / "verify/summary.json") or {"reader": {}}
     return {
         kind: chance_to_judge(test["right"], test["rows"], test["chance"], test_rows)
-        for kind, test in tested.items()
+        for kind, test in summary["reader"].items()
         if not test["passed"]
     }
 
@@ -172,8 +171,8 @@ def generate_in_time(
 
 def _finished(folder: Path) -> int:
     """Return the rows of the finished shards: generate tells them with a sample of each."""
-    sample = folder / WORK / "generate" / "sample.json"
-    return int(read_json(sample)["rows"]) if sample.is_file() else 0
+    sample = read_if_there(folder / WORK / "generate" / "sample.json")
+    return int(sample["rows"]) if sample else 0
 
 
 def try_constructed(
@@ -212,8 +211,7 @@ def try_constructed(
 
 def tokens_a_step(folder: Path) -> float:
     """Return :attr:`Trial.step_tokens` from the summary of finetune."""
-    told = folder / "finetune/summary.json"
-    trained = read_json(told) if told.is_file() else {"tokens": 0, "steps": 1}
+    trained = read_if_there(folder / "finetune/summary.json") or {"tokens": 0, "steps": 1}
     return float(trained["tokens"] / trained["steps"])
 
 

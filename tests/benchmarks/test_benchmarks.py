@@ -27,9 +27,7 @@ TOY = "tests.toy_contender"
 
 @pytest.fixture
 def options(tmp_path: Path) -> BenchOptions:
-    return BenchOptions(
-        rounds=3, quick=True, threads=1, work=tmp_path, machine="a toy", install=False
-    )
+    return BenchOptions(rounds=3, quick=True, threads=1, work=tmp_path, install=False)
 
 
 def toys(folder: Path, **each: dict[str, Any]) -> list[Contender]:
@@ -49,7 +47,7 @@ def test_the_ratio_is_ours_over_theirs_and_the_rounds_are_interleaved(
     assert (
         (tmp_path / "journal").read_text() == "opt" + "opt" + "pto" + "top"
     )  # the warm-up, then the order turns with each round
-    row = compare("toy", done["ours"], done["peer"], PASSED, options, unit="rows/s", target=1)
+    row = compare("toy", done["ours"], done["peer"], PASSED, unit="rows/s", target=1)
     # Sleeps are lower bounds: how much longer they take is the machine's affair.
     paired = [
         theirs / ours
@@ -73,33 +71,28 @@ def test_the_ratio_is_ours_over_theirs_and_the_rounds_are_interleaved(
     assert "talks on stdout" in (tmp_path / "ours.log").read_text()
 
 
-def test_the_median_is_of_ratios_paired_within_a_round(options: BenchOptions) -> None:
+def test_the_median_is_of_ratios_paired_within_a_round() -> None:
     """In the third round the machine was slow for both: the ratio does not see it."""
     ours = ContenderResult("ours", seconds=[1.0, 1.0, 10.0], units=[1, 1, 1], load=1, warm_up=1)
     theirs = ContenderResult("peer", seconds=[2.0, 3.0, 25.0], units=[1, 1, 1], load=5, warm_up=2)
-    row = compare("toy", ours, theirs, PASSED, options, unit="rows/s", target=3)
+    row = compare("toy", ours, theirs, PASSED, unit="rows/s", target=3)
     assert (row.ratio, row.low, row.high, row.end_to_end_ratio, row.met) == (2.5, 2, 3, 3, False)
 
 
-def test_memory_is_better_when_less(options: BenchOptions) -> None:
+def test_memory_is_better_when_less() -> None:
     ours, theirs = (
         ContenderResult(name, seconds=[1.0], units=[1], peak_bytes=peak * 2**20)
         for name, peak in (("ours", 30), ("peer", 40))
     )
-    row = compare("toy-memory", ours, theirs, PASSED, options, unit="MiB", target=1, peak=True)
+    row = compare("toy-memory", ours, theirs, PASSED, unit="MiB", target=1, peak=True)
     assert (row.ratio, row.ours, row.theirs, row.met) == (0.75, 30, 40, True)
     ours.gpu_peak_bytes, theirs.gpu_peak_bytes = 3, 2
-    assert (
-        compare("toy-memory", ours, theirs, PASSED, options, unit="MiB", target=1, peak=True).met
-        is False
-    )
+    assert compare("toy-memory", ours, theirs, PASSED, unit="MiB", target=1, peak=True).met is False
 
 
-def test_a_failed_gate_leaves_no_ratio(tmp_path: Path, options: BenchOptions) -> None:
+def test_a_failed_gate_leaves_no_ratio() -> None:
     ours, theirs = (ContenderResult(name, seconds=[1.0], units=[1]) for name in ("ours", "peer"))
-    row = compare(
-        "toy", ours, theirs, "item 3 is ranked otherwise", options, unit="rows/s", target=1
-    )
+    row = compare("toy", ours, theirs, "item 3 is ranked otherwise", unit="rows/s", target=1)
     assert (row.ratio, row.low, row.high, row.met) == (None, None, None, None)
     assert row.gate == "failed: item 3 is ranked otherwise"
 
@@ -116,13 +109,13 @@ def test_a_peer_that_fails_is_a_row_with_the_reason(
 ) -> None:
     done = race(toys(tmp_path, ours={}, peer={"fail": fail}), options, tmp_path)
     assert (
-        compare("toy", done["ours"], done["peer"], PASSED, options, unit="rows/s").gate
+        compare("toy", done["ours"], done["peer"], PASSED, unit="rows/s").gate
         == f"not run: {reason}"
     )
     assert len(done["ours"].seconds) == 3
     # The other way round it is our failure, and that is one.
     assert (
-        compare("toy", done["peer"], done["ours"], PASSED, options, unit="rows/s").gate
+        compare("toy", done["peer"], done["ours"], PASSED, unit="rows/s").gate
         == f"failed: ours: {reason}"
     )
 
@@ -136,9 +129,9 @@ def test_a_peer_that_cannot_be_installed_is_a_row_too(
         options,
         tmp_path,
     )
-    assert compare(
-        "toy", done["ours"], done["peer"], PASSED, options, unit="rows/s"
-    ).gate.startswith("not run: the peers' packages")
+    assert compare("toy", done["ours"], done["peer"], PASSED, unit="rows/s").gate.startswith(
+        "not run: the peers' packages"
+    )
 
 
 def bench(rows: Sequence[ResultRow]) -> Any:
@@ -146,8 +139,9 @@ def bench(rows: Sequence[ResultRow]) -> Any:
 
 
 def row(name: str, peer: str = "peer", gate: str = PASSED, ratio: float | None = 2.0) -> ResultRow:
+    ratios: Any = {"ratio": ratio, "low": ratio, "high": ratio}
     return ResultRow(
-        name, peer, ratio, ratio, ratio, gate, "a toy", 1.5, unit="rows/s", ours=2, theirs=1
+        bench=name, peer=peer, gate=gate, unit="rows/s", target=1.5, ours=2, theirs=1, **ratios
     )
 
 
@@ -189,7 +183,7 @@ def test_the_table_says_which_targets_are_met() -> None:
         [
             row("a"),
             row("b", gate="failed: why", ratio=None),
-            ResultRow("c", "peer", 1.0, 1.0, 1.0, PASSED, "", target=3.5),
+            ResultRow(bench="c", peer="peer", gate=PASSED, unit="rows/s", target=3.5, ratio=1.0),
         ]
     ).splitlines()
     assert ">= 1.5 *" in lines[2] and "failed: why" in lines[3] and ">= 3.5 *" not in lines[4]

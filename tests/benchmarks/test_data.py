@@ -35,9 +35,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def options(tmp_path: Path) -> BenchOptions:
-    return BenchOptions(
-        rounds=1, quick=True, threads=1, work=tmp_path, machine="a toy", install=False
-    )
+    return BenchOptions(rounds=1, quick=True, threads=1, work=tmp_path, install=False)
 
 
 def test_made_predictions_are_the_same_every_time_and_one_in_eight_is_broken(
@@ -190,18 +188,30 @@ def test_memory_gives_up_a_stage_that_does_not_end(
 
     monkeypatch.setattr(memory, "_measure", one_then_none)
     before = psutil.Process().children(recursive=True)  # of the tests before this one
-    row = memory._measure_stage("validate", (10, 20), 1.1, options)
+    row = memory._measure_stage("validate", (10, 20), options)
     assert row.gate == "failed: 20 rows: no end within 0 s" and row.ratio is None
     assert row.extra["peaks_mib"] == {"10": 300.0}
     assert not set(psutil.Process().children(recursive=True)) - set(before)
 
 
-def test_memory_compares_the_largest_peak_with_the_smallest(options: BenchOptions) -> None:
+def test_memory_tells_of_a_stage_that_was_killed_without_a_word(
+    options: BenchOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(command: list[str], folder: Path, *_: Any) -> dict[str, Any]:
+        (folder / "log").touch()
+        return {"status": -9}
+
+    monkeypatch.setattr(memory, "_run", killed)
+    row = memory._measure_stage("validate", (20,), options)
+    assert row.gate == "failed: 20 rows: status -9: it said nothing"
+
+
+def test_memory_compares_the_largest_peak_with_the_smallest() -> None:
     measured = [
         memory._Measured(rows, 1.0, peak)
         for rows, peak in ((10, 100.0), (100, 120.0), (1000, 110.0))
     ]
-    row = memory._row("ingest", measured, 1.1, options)
+    row = memory._row("ingest", measured)
     assert (row.ratio, row.ours, row.theirs, row.met) == (1.2, 120, 100, False)
     with pytest.raises(RuntimeError, match="given 100 rows, saw 99"):
         memory._check("ingest", 100, {"rows_in": 99, "rows_kept": 99})
@@ -275,7 +285,7 @@ def chained(seconds: float, **counts: int) -> chain.Round:
     return chain.Round(dict.fromkeys(names, seconds), {name: told for name in names})
 
 
-def test_the_pipeline_is_compared_round_by_round_with_the_same_work(options: BenchOptions) -> None:
+def test_the_pipeline_is_compared_round_by_round_with_the_same_work() -> None:
     kinds = {"start": 0.0, "import": 0.0, "load": 0.0, "work": 2.0, "wall": 2.0, "loads": 0}
     ours = [
         {name: {**kinds, "wall": wall} for name in ("ingest", "validate", *pipeline.SHARED)}
@@ -292,7 +302,7 @@ def test_the_pipeline_is_compared_round_by_round_with_the_same_work(options: Ben
         }
     ] * 2
     name = next(iter(chain.CHAINS))
-    row = pipeline.compared(name, ours, counts, [chained(9.0), chained(60.0)], options)
+    row = pipeline.compared(name, ours, counts, [chained(9.0), chained(60.0)])
     assert (row.gate, row.ratio, row.low, row.high, row.rounds, row.met) == (
         PASSED,
         2.5,
@@ -309,17 +319,15 @@ def test_the_pipeline_is_compared_round_by_round_with_the_same_work(options: Ben
         ({"passages": 2}, "passages: 3"),
         ({"answers": 1}, "base answers: 2"),
     ):
-        row = pipeline.compared(name, ours, counts, [chained(9.0), chained(60.0, **other)], options)
+        row = pipeline.compared(name, ours, counts, [chained(9.0), chained(60.0, **other)])
         assert row.ratio is None and row.gate.startswith(f"failed: {told}")
     broken = chained(9.0)
     broken.failures["write"] = "write: no engine"
-    row = pipeline.compared(name, ours, counts, [broken, chained(60.0)], options)
+    row = pipeline.compared(name, ours, counts, [broken, chained(60.0)])
     assert row.ratio is None and row.gate == "not run: write: no engine"
 
 
-def test_the_peers_steps_run_on_what_ours_has_written(
-    options: BenchOptions, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_the_peers_steps_run_on_what_ours_has_written(tiny_model: Path, tmp_path: Path) -> None:
     """The steps that need no engine and no package of the peers', in this process: the processes of
     a whole chain take minutes.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks import forecast
-from benchmarks.harness import PASSED, BenchOptions
+from benchmarks.harness import PASSED
 from flows.runs.forecast import Compared
 from tests.conftest import ROOT
 
@@ -27,7 +27,7 @@ def test_it_counts_the_intervals_that_hold() -> None:
 
     others = ("minutes", "peak_memory_mb", "disk_mb")
     tried = [cut(15, *others), cut(20, *others), cut(21, *others[:2])]
-    found = {row.peer: row for row in forecast.count(tried, BenchOptions(machine="a toy"))}
+    found = {row.peer: row for row in forecast.count(tried)}
     assert found["kept_rows"].ratio == 2 and found["kept_rows"].target == 16
     assert not found["kept_rows"].met and found["minutes"].ratio == 3
     assert found["disk_mb"].ratio is None and found["disk_mb"].gate == "failed: 2 of 3 cuts"

@@ -98,40 +98,15 @@ def test_settings_are_merged_and_an_unchanged_file_is_left_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "params.yaml"
-    assert (
-        main(
-            [
-                "--profile",
-                "embedded",
-                "--set",
-                "finetune.seed=7",
-                "evaluate.judge=",
-                "--out",
-                str(out),
-            ]
-        )
-        == 0
-    )
+    asked = ["--profile", "embedded", "--set", "finetune.seed=7", "evaluate.judge="]
+    assert main([*asked, "--out", str(out)]) == 0
     values, written = yaml.safe_load(out.read_text()), out.stat().st_mtime_ns
     assert (
         values["finetune"]["seed"] == 7
         and values["finetune"]["model"].startswith("embedded:")
         and values["remix"]["seed"] == 1
     )
-    assert (
-        main(
-            [
-                "--profile",
-                "embedded",
-                "--set",
-                "finetune.seed=7",
-                "evaluate.judge=",
-                "--out",
-                str(out),
-            ]
-        )
-        == 0
-    )
+    assert main([*asked, "--out", str(out)]) == 0
     assert out.stat().st_mtime_ns == written
     for name in STAGES:
         assert yaml.safe_load((tmp_path / f"params/{name}.yaml").read_text()) == values[name]

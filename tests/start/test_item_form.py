@@ -300,15 +300,16 @@ def test_a_file_in_another_form_says_how_to_save_it(
     assert said in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_the_command_for_a_list_writes_items(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["all of it", "the team's $HOME"])
+def test_the_command_for_a_list_writes_items(tmp_path: Path, name: str) -> None:
     """It is copied from the error, and run."""
     rows = _each(_ASK, "answer", "yes", "no")
-    (tmp_path / "all of it.json").write_text(json.dumps(rows, indent=1))
+    (tmp_path / f"{name}.json").write_text(json.dumps(rows, indent=1))
     with pytest.raises(PipelineError) as refused:
-        recognise(tmp_path / "all of it.json", "mine")
+        recognise(tmp_path / f"{name}.json", "mine")
     command = str(refused.value).split("items: ")[-1].replace(".venv/bin/python", sys.executable)
     subprocess.run(command, shell=True, check=True)
-    assert recognise(tmp_path / "all of it.jsonl", "mine") == HOUSE["ynqa"]
+    assert recognise(tmp_path / f"{name}.jsonl", "mine") == HOUSE["ynqa"]
 
 
 def test_answers_that_are_in_no_passage_are_told(tmp_path: Path) -> None:

@@ -236,12 +236,29 @@ def test_a_compressed_text_that_ingest_refuses_is_too_large(tmp_path: Path) -> N
     assert "b.txt.gz" in _names(drawn.chosen), "ingest says what is wrong with it"
 
 
+def test_a_damaged_text_that_was_not_opened_is_left_to_ingest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many compressed texts a few are unpacked; the look ended in a trace at one of the rest."""
+    monkeypatch.setattr(module, "TEXT_BYTES", 8000)
+    monkeypatch.setattr(module, "_OF_A_SUFFIX", 1)
+    with gzip.open(tmp_path / "a.txt.gz", "wb") as stream:
+        stream.write(ENGLISH.encode() * 20)
+    damaged = tmp_path / "b.txt.gz"
+    damaged.write_bytes(b"\x1f\x8b no gzip" * 500)
+    files = sorted(discover(tmp_path), key=lambda file: file.name)
+    monkeypatch.setattr(module, "row_seed", lambda *key: 0)  # in the order of their names
+    drawn = draw(files, _MOST, 1)
+    assert list(drawn.read) == ["a.txt.gz", "b.txt.gz"] and not drawn.whole
+    assert (link(drawn, tmp_path / "copy") / "b.txt.gz").readlink() == damaged
+
+
 def test_the_passages_so_far_are_told(
     desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("tasks.start.apart._EVERY", 0.02)
     assert begin(monkeypatch, CORPUS=desk / "docs here", NAME="mine") == 0
-    assert "reading    6/6 files, 6 passages so far\n" in capsys.readouterr().out
+    assert "6/6 files, 6 passages so far\n" in capsys.readouterr().out
 
 
 def test_few_files_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
