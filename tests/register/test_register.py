@@ -365,7 +365,7 @@ def test_a_champion_that_was_asked_something_else_stays_and_the_interval_is_the_
     champion.
     """
     monkeypatch.setattr(champion, "read_table", lambda _: None)
-    monkeypatch.setattr(champion, "read_json", lambda _: {})
+    monkeypatch.setattr(champion, "read_json", lambda _: {"leaked_items": None})
     monkeypatch.setattr(champion, "find_faults", lambda *_: [])
     monkeypatch.setattr(champion, "_of_model", lambda *_: None)
     monkeypatch.setattr(champion, "same_questions_answers", lambda *_: None)
