@@ -169,7 +169,8 @@ def check_answers(asked: Server, stop: threading.Event) -> None:
         try:
             text = _complete(asked, list(one.prompt), asked.kept.max_tokens)
         except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
-            log.warning("answers not checked: %s/v1/completions: %s", asked.address, error)
+            reason = str(error).partition("\n")[0]  # httpx adds a link
+            log.warning("answers not checked: %s/v1/completions: %s", asked.address, reason)
             return
         same += text.strip() == one.answer
     told = f"answers as scored: {same} of {len(known)}"

@@ -112,8 +112,9 @@ def test_scoring_and_parity_hold_one_model_at_a_time(
     _score(params)
     # Of each of two models: merge, answers, general answers; an engine loads its model in turn.
     assert trace.loads.count("engine") == (4 if kind == "incidents" else 2)
-    stage = Stage("register", load_params(params), {}, workplace / "out", workplace / "work")
-    parity.check_parity(stage, Path("artifacts/finetune"), Path("artifacts/evaluate"))
+    inputs = {name: Path("artifacts") / name for name in ("finetune", "evaluate")}
+    stage = Stage("register", load_params(params), inputs, workplace / "out", workplace / "work")
+    parity.check_parity(stage)
     assert len(trace.loads) > 8 and trace.beside == []
     assert trace.precisions == {"float32"}, "not the precision of finetune"
 
@@ -216,13 +217,19 @@ def test_the_share_of_a_gpu_is_vllms_own_unless_it_is_set(monkeypatch: pytest.Mo
 
 @pytest.fixture
 def gpus(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Two GPUs, as far as the lock can see; their torch tells no UUID."""
+    """Two GPUs, as far as the lock can see, with their numbers for UUIDs."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: SimpleNamespace())
+    monkeypatch.setattr("torch.cuda.get_device_properties", _told)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     yield
     card.give_cards_back()
+
+
+def _told(number: int) -> SimpleNamespace:
+    """Tell what torch does of a process's GPU: CUDA_VISIBLE_DEVICES says which card it is."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")
+    return SimpleNamespace(uuid=visible[number])
 
 
 def _other_process(name: str) -> subprocess.Popen[str]:

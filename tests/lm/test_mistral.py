@@ -83,8 +83,9 @@ def test_a_tiny_mistral_goes_all_the_way(
     assert all(row["prompt"].startswith("Instruct:") for row in rows if row["model"] == "zero_shot")
     assert len({tuple(row["scores"]) for row in rows}) > 6 or kind == "incidents"
     found = load_params(params)
-    stage = Stage("register", found, {}, workplace / "out", workplace / "work")
-    parity = check_parity(stage, Path("artifacts/finetune"), Path("artifacts/evaluate"))
+    inputs = {name: Path("artifacts") / name for name in ("finetune", "evaluate")}
+    stage = Stage("register", found, inputs, workplace / "out", workplace / "work")
+    parity = check_parity(stage)
     assert (parity.items, parity.served) == (6, 6) and parity.trained >= 5, parity.describe()
     merged = merged_folder(
         str(tiny_mistral), "main", Path("artifacts/finetune"), "nf4", provenance["precision"]
