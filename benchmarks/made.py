@@ -171,6 +171,8 @@ def _sentences() -> list[str]:
         for line in path.read_text(encoding="utf-8").splitlines()
         for sentence in _SENTENCE.split(line)
     }
+    if not found:
+        raise PipelineError("data/ has no documents: run make data")
     return sorted(
         sentence
         for sentence in found

@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -173,8 +174,8 @@ def _stat(pid: int) -> list[str]:
 
 
 def peak_memory(pid: int | None = None) -> float:
-    """Return the most memory (MB) that a process has held, this one or ``pid``; 0 where it is not
-    known.
+    """Return the most memory (MB) that a process has held, this one or ``pid``; 0 where that of
+    ``pid`` is not known.
 
     ``ru_maxrss`` also has what the process that started it held at that time.
     """
@@ -182,7 +183,8 @@ def peak_memory(pid: int | None = None) -> float:
         for line in Path(f"/proc/{pid or 'self'}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 2**10
-    return 0.0
+    # A sandbox may leave that line out.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 if pid is None else 0.0
 
 
 def rank() -> int:

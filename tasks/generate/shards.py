@@ -154,8 +154,8 @@ class ShardGenerator:
 
     def __init__(self, generator: Generator, longest: int, on_done: OnDone | None = None) -> None:
         self._generator, self._on_done = generator, on_done
-        self._engine = open_shard_engine(generator, longest)
         self._tokenizer = generator.load_tokenizer()
+        self._engine = open_shard_engine(generator, longest)
         log.info("the generator is loaded, rows come %d at a time", generator.params.shard_rows)
         if on_done:
             on_done(0)  # the clock of the rows starts here: make plan reads it

@@ -46,7 +46,7 @@ def test_each_half_is_judged_by_a_reader_of_the_other(
     monkeypatch.setattr(
         cross_fit.Reader,
         "load",
-        lambda self: asked.append([self.params.reader]) or (tiny_model, ""),
+        lambda self: asked.append([self.params.reader]) or str(tiny_model),
     )
     assert run(reader="cross-fit", fit=_fit(tiny_model)) == 0
     kept = read_table(Path("artifacts/verify/instructions.parquet")).to_pylist()
