@@ -9,7 +9,10 @@ from random import Random
 
 from tasks.core.store import is_whole, seal_folder
 from tests.faults import moments
-from tests.faults.world import World, digest, done, finish, log_of, run
+from tests.faults.world import TEMPORARY, World, digest, done, finish, log_of, run
+
+#: Folders of ``.work/<stage>`` in which files may be half there.
+_UNREAD = ("output", "checkpoints", TEMPORARY)
 
 
 def every_moment(world: World, chance: Random) -> str:
@@ -44,8 +47,9 @@ def _find_half(folder: Path, name: str, known: set[str]) -> str:
         return "the output is neither the old one nor the new one"
     for path in (folder / ".work").rglob("*"):
         inner = path.relative_to(folder / ".work").parts[1:]
-        # The Trainer writes checkpoints in place: they count by their marks alone, when read.
-        if not path.is_file() or path.name.startswith(".") or inner[0] in ("output", "checkpoints"):
+        # The Trainer writes checkpoints in place: they count by their marks alone, when read. What
+        # MLflow writes into its temporary folder nobody else reads.
+        if not path.is_file() or path.name.startswith(".") or inner[0] in _UNREAD:
             continue
         if path.suffix == ".json" and not _is_json(path):
             return f"{path} is half-written"
