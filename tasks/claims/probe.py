@@ -15,7 +15,7 @@ from tasks.core.files import row_seed
 
 #: Fewest rows that a probe can judge, and most rows that it looks at.
 _LEAST, _MOST = 150, 6000
-#: N-grams that are named, and that are evened out in each round, of so many at most.
+#: N-grams that are named and evened out in a round, and the most rounds.
 _TELLING, _ROUNDS = 12, 10
 _FOLDS = 5
 _WORDS = r"(?u)\b\w[\w'’]*\b|[^\w\s]"

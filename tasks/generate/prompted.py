@@ -150,7 +150,7 @@ def _labelled(path: Path, prompt: Prompt, custom: Sequence[str]) -> Prompt:
     labels = [*(custom or prompt.labels)]
     if not labels and _LABELS in prompt.request + prompt.instruction:
         raise PipelineError(
-            f"{path}: {_LABELS} stands for nothing: give it labels, or set validate.labels"
+            f"{path}: there are no labels for {_LABELS}: give it some, or set validate.labels"
         )
     named = " or ".join([", ".join(labels[:-1]), labels[-1]] if len(labels) > 1 else labels)
     return prompt.model_copy(

@@ -1,11 +1,11 @@
-"""``python -m tests.faults`` (``make soak``): every fault so many times; a table, and
+"""``python -m tests.faults`` (``make soak``): every fault again and again; a table, and
 ``results.json``, a list of {fault, trials, kept, seconds, commits}.
 
 The faults take turns, so that a run that is cut short by ``--minutes``, by Ctrl-C or by a kill has
 tried all of them equally often. Each trial is written down as it ends: the same command continues
 where the last one stopped, unless the code of its fault (:mod:`tests.faults.covered`), or the seed,
 has changed since. ``--only FAULT`` ``--replay N`` makes one trial again, with the same moment of the
-same call. ``--jobs N``: so many processes share the trials.
+same call. ``--jobs N`` shares the trials among N processes.
 
 A soak that has tried every fault, but has not entered every recovery branch
 (:mod:`tests.faults.sometimes`), fails.

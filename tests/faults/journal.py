@@ -64,7 +64,7 @@ class Journal:
         self.lacking = {fault.name: said for fault in chosen if (said := fault.needs())}
         self.names = [fault.name for fault in chosen]
         self.faults = {fault.name: fault for fault in faults()}
-        #: What is to be made, by so many processes.
+        #: The trials still to be made, and how many processes make them.
         self.planned: list[tuple[Fault, int]] = []
         self.jobs = 1
         self.rows: list[dict[str, Any]] = []

@@ -33,7 +33,7 @@ class CutOff(Answering):
     nine of them to import took two minutes. Its trace has what the imports try, too.
     """
 
-    #: Trials of one; then another imports the libraries anew.
+    #: How many trials one process serves. The next process imports the libraries again.
     TRIALS = 20
 
     def __init__(self, folder: Path) -> None:
@@ -54,7 +54,7 @@ class CutOff(Answering):
 
     @classmethod
     def of(cls, world: World) -> CutOff:
-        """Return that of the world, started at the first call and after so many trials."""
+        """Return the world's process; a new one at first, and after ``TRIALS`` trials."""
         place = world.folder / "cut-off"
         own: dict[str, CutOff] = world.shared("cut off", dict, _close)
         if own and (own["now"].trials >= cls.TRIALS or own["now"].process.poll() is not None):

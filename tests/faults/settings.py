@@ -11,7 +11,7 @@ import yaml
 
 from tasks.core.yaml_file import read_yaml
 
-#: In one trial of so many all waits are the product's own.
+#: One trial in ten waits as long as the product does.
 _UNHURRIED = 10
 #: Instead of the four seconds for which a stage waits for a lock.
 _LOCK_SECONDS = 0.3

@@ -123,7 +123,7 @@ def test_a_target_whose_files_are_missing_says_how_to_get_them(tmp_path: Path) -
 
 
 def test_a_target_without_labelled_items_is_one_line_that_says_so(tmp_path: Path) -> None:
-    """The folder that stands for none was said to be no file of rows."""
+    """The error said that ``supervision/none``, which means none, is no file of rows."""
     nothing = {"evaluate": {"dataset": "datasets/privacy.yaml", "items": "supervision/none"}}
     matrix = read_matrix(_write(tmp_path, datasets=[{"name": "notices", "set": nothing}]))
     with pytest.raises(PipelineError, match="target notices has no labelled items"):

@@ -141,7 +141,7 @@ def test_every_unusable_answer_has_a_reason(text: str, finished: bool, reason: s
         (
             "request: '{{context}} {{labels}}?'\nmarks: [a]\ninstruction: '{{context}}'\n"
             "response: '{a}'",
-            "{{labels}} stands for nothing",
+            "there are no labels for {{labels}}: give it some, or set validate.labels",
         ),
         (
             "request: '{{context}}'\nmark: [a, b]\ninstruction: '{{context}}'\nresponse: '{b}'",
