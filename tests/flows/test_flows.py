@@ -758,10 +758,9 @@ def test_files_that_dvc_cannot_hash_are_named_before_a_run(
     monkeypatch.setattr(  # root reads it all the same
         os, "access", lambda path, mode: Path(path).name != "locked.txt" and can_read(path, mode)
     )
-    if sys.platform != "darwin":  # whose file system has names in UTF-8 only
-        (corpus / os.fsdecode(b"a\xe4.txt")).write_text("named elsewhere")
-        assert r"a\xe4.txt (its name is not UTF-8)" in tell_unhashable(corpus)
-        (corpus / os.fsdecode(b"a\xe4.txt")).unlink()
+    (corpus / os.fsdecode(b"a\xe4.txt")).write_text("named elsewhere")
+    assert r"a\xe4.txt (its name is not UTF-8)" in tell_unhashable(corpus)
+    (corpus / os.fsdecode(b"a\xe4.txt")).unlink()
     run = request.plan(bare, overrides=[f"ingest.corpus={json.dumps(str(corpus))}"])
     with pytest.raises(PipelineError, match="hashes every file") as refused:
         worktree.prepare(run, print)
