@@ -170,7 +170,7 @@ gpu-check: data ## on an NVIDIA GPU: train, score, generate, serve a random 7B m
 repair: setup ## find and remove damaged objects in DVC's cache
 	@$(BIN)/python -m flows.runs.repair
 
-audit: setup ## check code and pins: ADVISORIES=OSV's all.zip, or else by the network
+audit: setup ## check code and pins: by the network, or ADVISORIES=OSV's all.zip (RECORD=1 keeps it)
 	@$(BIN)/ruff check --select S flows tasks bonito scripts
 	@$(BIN)/python scripts/audit.py
 

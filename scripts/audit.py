@@ -1,13 +1,15 @@
 """``make audit``: look up known vulnerabilities of the pins.
 
-Two ways. ``ADVISORIES=path`` names an advisory database on this machine: OSV's export for PyPI
+Three ways. ``ADVISORIES=path`` names an advisory database on this machine: OSV's export for PyPI
 (``all.zip``), a checkout of pypa/advisory-database, or a folder with files of either. Without it
 pip-audit asks the vulnerability service. It runs in an environment of its own, made by uv, so that
-it does not mix with the pins. Where the service cannot be reached the audit fails: pip-audit itself
-then reports no vulnerabilities.
+it does not mix with the pins. Where the service answers nothing, pip-audit itself reports no
+vulnerabilities; this command then takes ``requirements/advisories.jsonl``, and says of which date
+that is.
 
-``requirements/accepted.yaml`` holds the findings that do not affect this pipeline, each with its
-reason.
+``RECORD=1`` makes that file from the database that ADVISORIES names: what it says of the pinned
+packages, and which packages these were. ``requirements/accepted.yaml`` holds the findings that do
+not affect this pipeline, each with its reason.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from packaging.version import InvalidVersion, Version
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tasks.core.errors import PipelineError
+from tasks.core.files import write_text
 from tasks.core.stage import one_line_errors
 from tasks.core.yaml_file import read_yaml
 
@@ -40,6 +43,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PIP_AUDIT = "pip-audit==2.10.1"
 #: Finding's id -> why it does not affect this pipeline.
 ACCEPTED = ROOT / "requirements" / "accepted.yaml"
+#: What a database said of the pinned packages. Its first line has the packages and the date.
+SNAPSHOT = ROOT / "requirements" / "advisories.jsonl"
 #: What an offline audit takes, and where it comes from.
 ADVICE = (
     "get https://osv-vulnerabilities.storage.googleapis.com/PyPI/all.zip, or clone "
@@ -74,16 +79,25 @@ def main() -> int:
     with one_line_errors("audit"):
         folder = ROOT / "requirements"
         files = [Path(name) for name in sys.argv[1:]] or [folder / "cpu.txt", folder / "gpu.txt"]
-        accepted = read_accepted(ACCEPTED)
+        accepted, pins = read_accepted(ACCEPTED), read_pins(files)
         if path := os.environ.get("ADVISORIES"):
-            return audit_offline(read_pins(files), Path(path), accepted)
-        return max(_ask_service(file, accepted) for file in files)
+            status = audit_offline(pins, Path(path), accepted)
+            if os.environ.get("RECORD"):
+                keep_snapshot(pins, Path(path), SNAPSHOT)
+            return status
+        try:
+            answers = [ask_service(file) for file in files]
+        except PipelineError as error:
+            print(f"audit: {error}", file=sys.stderr)
+            return audit_offline(pins, SNAPSHOT, accepted)
+        return max(report_flaws(packages, accepted) for packages in answers)
     return 2
 
 
 def audit_offline(pins: dict[str, set[str]], path: Path, accepted: dict[str, str]) -> int:
     """Look pins (name -> versions) up in the database at ``path``; print what is found."""
-    records, date = 0, ""
+    head = _read_head(path)
+    records, date = 0, head.get("newest", "")
     findings: dict[tuple[str, str, str], Finding] = {}
     for record in read_advisories(path):
         records += 1
@@ -100,11 +114,57 @@ def audit_offline(pins: dict[str, set[str]], path: Path, accepted: dict[str, str
         raise PipelineError(f"{path} holds no advisory: {ADVICE}")
     print(f"{records:,} advisories of {path}, the newest of {date[:10] or 'no date'}")
     status = report(sorted(findings.values(), key=lambda one: (one.package, one.id)), accepted)
-    count = sum(map(len, pins.values()))
-    print(f"{count} pins looked up, {len(findings)} vulnerabilities known")
+    missing = sorted(pins.keys() - set(head["packages"])) if head else []
+    count, left = (sum(len(pins[name]) for name in names) for names in (pins, missing))
+    print(f"{count - left} of {count} pins looked up, {len(findings)} vulnerabilities known")
     if (age := _age_in_days(date)) > _OLD:
         print(f"warning: the database is {age} days old: fetch a new one", file=sys.stderr)
-    return status
+    return status or _tell_missing(missing)
+
+
+def keep_snapshot(pins: dict[str, set[str]], path: Path, kept: Path) -> None:
+    """Write what the database at ``path`` says of the pinned packages to ``kept``: of each advisory
+    its names, dates and versions, a line each, in the order of their ids.
+    """
+    lines: dict[str, str] = {}
+    newest = ""
+    for record in read_advisories(path):
+        newest = max(newest, str(record.get("modified", "")))
+        ours = [one for one in record.get("affected") or () if _name(one) in pins]
+        if not ours:
+            continue
+        short = {key: record[key] for key in ("id", "modified", "aliases") if record.get(key)}
+        if record.get("withdrawn"):
+            short["withdrawn"] = record["withdrawn"]
+        short["affected"] = [_shorten(one, pins) for one in ours]
+        lines[str(record["id"])] = json.dumps(short)
+    head = json.dumps({"newest": newest[:10], "packages": sorted(pins)})
+    write_text(kept, "\n".join([head, *(lines[name] for name in sorted(lines))]) + "\n")
+    print(f"{len(lines)} advisories of {len(pins)} packages kept in {kept}")
+
+
+def _shorten(affected: dict[str, Any], pins: dict[str, set[str]]) -> dict[str, Any]:
+    """Return what matching needs: of the listed versions those that are pinned, or all
+    where no range says more.
+    """
+    name = _name(affected)
+    listed = sorted(map(str, affected.get("versions") or ()), key=_key)
+    pinned = {_key(version) for version in pins[name]}
+    ranges = [one for one in affected.get("ranges") or () if one.get("type") != "GIT"]
+    return {
+        "package": {"ecosystem": "PyPI", "name": name},
+        "ranges": ranges,
+        "versions": [version for version in listed if _key(version) in pinned or not ranges],
+    }
+
+
+def _name(affected: dict[str, Any]) -> str:
+    """Return the PyPI package's name in PyPI's own spelling; empty for another ecosystem."""
+    package = affected.get("package") or {}
+    # Behind a colon OSV names an index other than the ecosystem's usual one.
+    if str(package.get("ecosystem")).partition(":")[0] != "PyPI":
+        return ""
+    return canonicalize_name(str(package.get("name", "")))
 
 
 def report(findings: Iterable[Finding], accepted: dict[str, str]) -> int:
@@ -129,11 +189,8 @@ def match_pins(record: dict[str, Any], pins: dict[str, set[str]]) -> Iterator[Fi
     if str(record.get("withdrawn"))[:1].isdigit():
         return
     for affected in record.get("affected") or ():
-        package = affected.get("package") or {}
-        name = canonicalize_name(str(package.get("name", "")))
-        # Behind a colon OSV names an index other than the ecosystem's usual one.
-        ecosystem = str(package.get("ecosystem")).partition(":")[0]
-        if ecosystem != "PyPI" or name not in pins:
+        name = _name(affected)
+        if name not in pins:
             continue
         ranges = [one for one in affected.get("ranges") or () if one.get("type") != "GIT"]
         events = [event for one in ranges for event in one.get("events", ())]
@@ -168,7 +225,8 @@ def read_pins(files: Iterable[Path]) -> dict[str, set[str]]:
 
 
 def read_advisories(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the OSV records of a zip, of a folder with JSON or YAML files below it, or of one file.
+    """Yield the OSV records of a zip, of a folder with JSON or YAML files below it, of one file, or
+    of a snapshot (``.jsonl``).
 
     A file that is no record is an error: a database that is half there would find half.
     """
@@ -183,12 +241,29 @@ def read_advisories(path: Path) -> Iterator[dict[str, Any]]:
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
             raise PipelineError(f"{path} cannot be read ({error}): fetch it again") from error
         return
+    if path.suffix == ".jsonl":
+        for number, line in enumerate(path.read_bytes().splitlines()[1:], 2):
+            yield _parse(line, f"{path}, line {number},")
+        return
     if path.is_file():
         yield _parse(path.read_bytes(), str(path))
         return
     files = (file for file in path.rglob("*") if file.is_file())
     for name in _choose_records(file.relative_to(path).as_posix() for file in files):
         yield _parse((path / name).read_bytes(), str(path / name))
+
+
+def _read_head(path: Path) -> dict[str, Any]:
+    """Return the first line of a snapshot; of another database nothing."""
+    if path.suffix != ".jsonl" or not path.is_file():
+        return {}
+    try:
+        head = json.loads(path.read_bytes().partition(b"\n")[0])
+        return {"newest": head["newest"], "packages": head["packages"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise PipelineError(
+            f"{path} has no first line with its packages: {ADVICE} RECORD=1"
+        ) from error
 
 
 def _choose_records(names: Iterable[str]) -> list[str]:
@@ -256,11 +331,15 @@ def _is_version(text: object) -> bool:
 
 
 def _key(text: object) -> tuple[bool, Version]:
-    """Return what a version is sorted by: ``0`` is before all, and so is what PEP 440 refuses."""
-    try:
-        return (str(text) != "0", Version(str(text)))
-    except InvalidVersion:
-        return (False, Version("0"))
+    """Return what a version is sorted by: ``0`` is before all, and so is what PEP 440 refuses. Some
+    records have a build behind a hyphen (2.6.0-cu124, 2.6.0-NA): the version before it counts.
+    """
+    for known in (str(text), str(text).partition("-")[0]):
+        try:
+            return (known != "0", Version(known))
+        except InvalidVersion:
+            continue
+    return (False, Version("0"))
 
 
 def _merge(findings: dict[tuple[str, str, str], Finding], new: Finding) -> None:
@@ -285,7 +364,12 @@ def _age_in_days(date: str) -> int:
     return (datetime.now(UTC) - (moment if moment.tzinfo else moment.replace(tzinfo=UTC))).days
 
 
-def _ask_service(pins: Path, accepted: dict[str, str]) -> int:
+def ask_service(pins: Path) -> list[dict[str, Any]]:
+    """Return pip-audit's answer, a dictionary for each pin.
+
+    Raises:
+        PipelineError: If not one pin could be looked up.
+    """
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "pins.txt"
         # The index has torch 2.13.0, not PyTorch's build 2.13.0+cpu of the same source.
@@ -295,11 +379,13 @@ def _ask_service(pins: Path, accepted: dict[str, str]) -> int:
         command += ["--disable-pip", "--no-deps", "-f", "json", "-r", str(plain)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
-        packages = json.loads(done.stdout)["dependencies"]
+        packages: list[dict[str, Any]] = json.loads(done.stdout)["dependencies"]
     except (ValueError, KeyError):
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise PipelineError(f"pip-audit gave no answer ({last}). Offline: {ADVICE}") from None
-    return report_flaws(packages, accepted)
+        raise PipelineError(f"pip-audit gave no answer ({last})") from None
+    if all("skip_reason" in package for package in packages):
+        raise PipelineError("the vulnerability service knows none of the pins, or is not reached")
+    return packages
 
 
 def report_flaws(packages: list[dict[str, Any]], accepted: dict[str, str]) -> int:
@@ -319,15 +405,19 @@ def report_flaws(packages: list[dict[str, Any]], accepted: dict[str, str]) -> in
     skipped = [package["name"] for package in packages if "skip_reason" in package]
     looked_up = len(packages) - len(skipped)
     print(f"{looked_up} of {len(packages)} pins looked up, {len(findings)} vulnerabilities known")
-    if not status and (skipped or not packages):
-        shown = ", ".join(skipped[:5]) + (" ..." if len(skipped) > 5 else "")
-        print(
-            f"error: audit: {len(skipped)} pins could not be looked up ({shown}): the "
-            f"vulnerability service cannot be reached. Offline: {ADVICE}",
-            file=sys.stderr,
-        )
-        return 2
-    return status
+    return status or _tell_missing(skipped)
+
+
+def _tell_missing(names: list[str]) -> int:
+    """Return 2, and say so, if packages could not be looked up: nothing is known of them."""
+    if not names:
+        return 0
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    print(
+        f"error: audit: could not look up {shown}: {ADVICE}",
+        file=sys.stderr,
+    )
+    return 2
 
 
 if __name__ == "__main__":
