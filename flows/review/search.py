@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import atomic_path, sha256_file
@@ -42,7 +43,8 @@ _MOST_WORDS = 64
 
 def words_of(question: str) -> list[str]:
     """Return the words to look for, each once; common ones only where there are no others."""
-    found = list(dict.fromkeys(_WORD.findall(question.lower())))
+    # Composed: of an accent of its own a word would end at it.
+    found = list(dict.fromkeys(_WORD.findall(normalize("NFC", question.lower()))))
     common = _COMMON.split()
     return ([word for word in found if word not in common] or found)[:_MOST_WORDS]
 
