@@ -54,9 +54,9 @@ def main(argv: list[str] | None = None) -> int:
         items = params.evaluate.items
         if "evaluate.items=" not in chosen and not (profiles and Path(items).is_file()):
             items = ""
-        given = (arguments.corpus or params.ingest.corpus, arguments.evaluation or items)
         # Shells other than bash leave the ~ behind the = to us; an address begins with none.
-        corpus, items = map(os.path.expanduser, given)
+        corpus = os.path.expanduser(arguments.corpus) or params.ingest.corpus
+        items = os.path.expanduser(arguments.evaluation) or items
         write_text(file, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
         paths = ["--corpus", corpus, "--items", items, "--out", str(PREVIEW)]
         status = ingest.main(["--params", str(file), *paths])

@@ -49,6 +49,20 @@ def test_letters_whose_accents_are_apart_are_found(tmp_path: Path) -> None:
         assert len(search.find(index, word, 3)) == 2
 
 
+def test_words_without_spaces_between_them_are_found(tmp_path: Path) -> None:
+    """A whole sentence of Chinese was one word, which no question had."""
+    path = tmp_path / "passages.parquet"
+    texts = ("3号泵在北站因轴承过热而停止。", "会议在星期二举行。", "ポンプP-7は停止した。")
+    row = passage_table(1).to_pylist()[0]
+    rows = [row | {"passage_id": text, "text": text} for text in texts]
+    write_table(path, pa.Table.from_pylist(rows, schema=PASSAGES))
+    index = search.open_index(path, tmp_path / "ask")
+    for question, place in (("轴承为什么过热？", 0), ("会议几时举行", 1), ("ポンプは？ P-7", 2)):
+        found = search.find(index, question, 1)
+        assert [one["text"] for one in found] == [texts[place]]
+    assert search.find(index, "天气", 1) == []
+
+
 _HOSTILE = (
     *('"', 'pump" OR *', "NEAR(a b)", "text:pump", "-pump ^a", "'; DROP TABLE passages; --", "\0"),
     *("", "?!", "²", "\ud800 pump", "a " * 5000, "x" * 100_000, "passages MATCH", "{a} + b"),
