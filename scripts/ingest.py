@@ -9,6 +9,7 @@ The output is that of the stage, in artifacts/preview: the pipeline's artifacts 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -53,7 +54,9 @@ def main(argv: list[str] | None = None) -> int:
         items = params.evaluate.items
         if "evaluate.items=" not in chosen and not (profiles and Path(items).is_file()):
             items = ""
-        corpus, items = arguments.corpus or params.ingest.corpus, arguments.evaluation or items
+        # Shells other than bash leave the ~ behind the = to us; an address begins with none.
+        corpus = os.path.expanduser(arguments.corpus) or params.ingest.corpus
+        items = os.path.expanduser(arguments.evaluation) or items
         write_text(file, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
         paths = ["--corpus", corpus, "--items", items, "--out", str(PREVIEW)]
         status = ingest.main(["--params", str(file), *paths])

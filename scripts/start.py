@@ -27,10 +27,11 @@ from tasks.core.card import card_bytes
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import DEFAULT, parse_setting, profile_files, read_layers, split_settings
 from tasks.core.params import Params, parse_params
+from tasks.core.setting_paths import is_address
 from tasks.core.stage import WORK, one_line_errors
 from tasks.ingest.report import format_counts
 from tasks.lm.licence import hub_name, licence_of
-from tasks.scoring.datasets import ITEM_FORMS
+from tasks.scoring.datasets import ITEM_FORMS, has_items
 from tasks.start.apart import hold_folder
 from tasks.start.claims import choose_claims, expect_claims, need_claims
 from tasks.start.item_form import HOUSE, ItemForm
@@ -40,6 +41,7 @@ from tasks.start.proposal import (
     Proposal,
     check_items,
     choose_form,
+    items_place,
     need_new,
     propose,
     write,
@@ -64,7 +66,7 @@ def main() -> int:
         keys = ("CORPUS", "NAME", "EVALUATION", "MODEL", "TASK", "SET")
         asked = {key: os.environ.get(key, "") for key in keys}
         corpus, name = _need_corpus(asked["CORPUS"]), _need_name(asked["NAME"])
-        items = _need_items(asked["EVALUATION"], corpus)
+        items = _need_items(asked["EVALUATION"], corpus, name)
         model, settings = _choose_model(asked["MODEL"]), _read_settings(asked["SET"])
         profiles = profile_files(ROOT / "profiles", model)
         before, _ = read_layers(ROOT / "params.yaml", profiles)
@@ -116,12 +118,13 @@ def main() -> int:
 def _need_corpus(text: str) -> Path:
     if not text:
         raise PipelineError("no corpus: make start CORPUS=folder NAME=mine")
-    if "://" in text:
-        raise PipelineError(
-            f"{text} is on another machine, and a run needs its documents on this one: fetch them "
-            "into local/, or look at them with make ingest"
-        )
     corpus = _path("CORPUS", text)
+    if is_address(text) and not corpus.is_dir():
+        raise PipelineError(
+            f"{text} is on another machine, and make start looks at documents of this one: fetch "
+            "them into local/, or look at them with make ingest; a run reads them where a file "
+            "*.address names them (docs/corpus.md)"
+        )
     if not corpus.exists():
         raise PipelineError(f"CORPUS={text} does not exist: name a folder of documents, or a file")
     if corpus.resolve().is_relative_to(ROOT / "data"):
@@ -129,10 +132,21 @@ def _need_corpus(text: str) -> Path:
             f"CORPUS={text}: data/ belongs to the shipped example, and a pull replaces what is in "
             "it: keep your files where they are, or in local/"
         )
+    if ROOT.is_relative_to(corpus.resolve()):
+        raise PipelineError(
+            f"CORPUS={text} holds this checkout, so a run would read what runs write as documents: "
+            "name the folder of your documents alone"
+        )
     return corpus
 
 
-def _need_items(text: str, corpus: Path) -> Path | None:
+def _need_items(text: str, corpus: Path, name: str) -> Path | None:
+    place = items_place(name, corpus)
+    if not text and (ROOT / place).is_file() and has_items(ROOT / place):
+        raise PipelineError(
+            f"{place} has labelled items already: EVALUATION={place} measures on them; else move "
+            "it away, or choose another NAME"
+        )
     items = _path("EVALUATION", text) if text else None
     if items and is_inside(items, corpus):
         raise PipelineError(
@@ -150,7 +164,7 @@ def _path(variable: str, text: str) -> Path:
         raise PipelineError(
             f"{variable}={text!r}: its name is not UTF-8, so no profile can hold it: rename it"
         ) from error
-    return Path(text).expanduser()
+    return Path(os.path.expanduser(text))  # leaves the ~ of an unknown user
 
 
 def _need_name(name: str) -> str:
@@ -196,7 +210,8 @@ def _shown(path: Path) -> str:
 
 def _tell_reading(began: float, what: str) -> None:
     seconds = time.monotonic() - began
-    print(f"reading    {f'after {seconds:.0f} s: ' if seconds > 5 else ''}{what}", flush=True)
+    after = f"after {seconds:.0f} s: " if seconds > 5 else ""
+    print(f"reading    {after}{_without_controls(what)}", flush=True)
 
 
 def _origin(params: Params, gpu: bool) -> str:
@@ -312,7 +327,7 @@ def _notes(seen: Look) -> list[str]:
 
 def _wrap(name: str, text: str) -> list[str]:
     return textwrap.wrap(
-        text,
+        _without_controls(text),
         _WIDTH,
         initial_indent=name.ljust(_INDENT),
         subsequent_indent=" " * _INDENT,
@@ -320,6 +335,11 @@ def _wrap(name: str, text: str) -> list[str]:
         break_long_words=False,
         replace_whitespace=False,
     ) or [""]
+
+
+def _without_controls(text: str) -> str:
+    """Return what a terminal does not obey: names of files, and ids of items, may hold anything."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _whole(found: Survey) -> str:

@@ -155,6 +155,8 @@ class LabelDesk:
         row: dict[str, Any] = {}
         _put(row, self.dataset.id, name)
         _put(row, self.dataset.context, text)
+        if self.dataset.document:  # intervals draw whole documents
+            _put(row, self.dataset.document, draft["document"])
         for column, value in fields.items():
             _put(row, column, value)
         _put(row, self.dataset.label if self.dataset.classifies else self.dataset.answers, gold)

@@ -11,11 +11,13 @@ import re
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from tasks.core.errors import PipelineError
-from tasks.core.files import atomic_path, sha256_file
+from tasks.core.files import atomic_path, fingerprint, sha256_file
 from tasks.core.lock import hold_lock
 from tasks.core.parquet import Batches
 from tasks.core.rows import PASSAGES
@@ -24,6 +26,8 @@ log = logging.getLogger(__name__)
 #: Columns that are kept beside the text.
 _PLACE = ("passage_id", "document", "page", "section", "start", "end")
 _COLUMNS = (*_PLACE, "text")
+#: Of the index: another one is made again.
+_FORM = 2
 #: English words that say nothing of what a question is about. The pipeline's generators know
 #: English alone.
 _COMMON = """
@@ -33,7 +37,13 @@ on one or our shall she should so some such than that the their them then there 
 this those to under up was we were what when where which while who whose why will with
 would you your
 """
-_WORD = re.compile(r"\w+")
+#: Letters of Chinese and Japanese, which put no spaces between words: their pairs are looked for.
+_UNSPACED = (
+    "\u3041-\u3096\u30a1-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff"
+)
+_LETTER = re.compile(f"[{_UNSPACED}]")
+_WORD = re.compile(rf"[{_UNSPACED}]+|[^\W{_UNSPACED}]+")
 #: Seconds to wait for another process that makes the index.
 _PATIENCE = 300.0
 #: Words of a question that are looked for.
@@ -41,15 +51,25 @@ _MOST_WORDS = 64
 
 
 def words_of(question: str) -> list[str]:
-    """Return the words to look for, each once; common ones only where there are no others."""
-    found = list(dict.fromkeys(_WORD.findall(question.lower())))
+    """Return the words to look for, each once; common ones only where there are no others. Of
+    Chinese and Japanese they are pairs of letters, with a space between.
+    """
+    # Composed: of an accent of its own a word would end at it.
+    words = _WORD.findall(normalize("NFC", question.lower()))
+    found = list(dict.fromkeys(part for word in words for part in _pairs(word)))
     common = _COMMON.split()
     return ([word for word in found if word not in common] or found)[:_MOST_WORDS]
 
 
+def _pairs(word: str) -> list[str]:
+    if len(word) == 1 or not _LETTER.match(word):
+        return [word]
+    return [f"{first} {second}" for first, second in pairwise(word)]
+
+
 def open_index(passages: Path, folder: Path) -> Path:
     """Return the index of a file of passages (rows.PASSAGES); make it where it is not there."""
-    path = folder / f"passages-{sha256_file(passages)[:24]}.sqlite"
+    path = folder / f"passages-{fingerprint(_FORM, sha256_file(passages))[:24]}.sqlite"
     folder.mkdir(parents=True, exist_ok=True)
     with hold_lock(folder.with_name(f"{folder.name}.lock"), "the index of passages", _PATIENCE):
         if not path.is_file():
@@ -86,11 +106,11 @@ def find(index: Path, question: str, most: int) -> list[dict[str, Any]]:
 
 
 def _write(path: Path, rows: Iterable[tuple[Any, ...]]) -> None:
-    columns = ", ".join(f'"{name}" UNINDEXED' for name in _PLACE)
-    places = ", ".join("?" for _ in _COLUMNS)
+    columns = ", ".join(f'"{name}" UNINDEXED' for name in _COLUMNS)
+    places = ", ".join("?" for _ in (*_COLUMNS, "words"))
     with closing(sqlite3.connect(path)) as base:
         base.execute(
-            f"CREATE VIRTUAL TABLE passages USING fts5({columns}, text, "
+            f"CREATE VIRTUAL TABLE passages USING fts5({columns}, words, "
             "tokenize = 'porter unicode61 remove_diacritics 2')"
         )
         base.executemany(f"INSERT INTO passages VALUES ({places})", rows)  # noqa: S608
@@ -100,4 +120,5 @@ def _write(path: Path, rows: Iterable[tuple[Any, ...]]) -> None:
 def _rows(passages: Path) -> Iterator[tuple[Any, ...]]:
     for batch in Batches(passages, PASSAGES):
         for row in batch.to_pylist():
-            yield tuple(row[name] for name in _COLUMNS)
+            words = _LETTER.sub(r" \g<0> ", row["text"])
+            yield (*(row[name] for name in _COLUMNS), words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -190,7 +191,7 @@ def propose(
             f"of {about}: a first look in minutes; 0: all" if limited else f"all, {about}"
         ),
         passages=_FIRST_LOOK if limited else expected,
-        items=short(items[0]) if items else _free_place(name, found.corpus),
+        items=short(items[0]) if items else items_place(name, found.corpus),
         items_why=(
             f"{items[1]} labelled items, never trained on"
             if items
@@ -207,7 +208,7 @@ def english_writer(mix: Mix) -> str:
     return "rules make claims of" if "constructed" in mix.names and not mix.generator else ""
 
 
-def _free_place(name: str, corpus: Path) -> str:
+def items_place(name: str, corpus: Path) -> str:
     """Return where labelled items may go: not into the corpus."""
     inside = corpus.resolve() == (ROOT / "local" / name).resolve()
     return f"local/{name}-items.jsonl" if inside else f"local/{name}/items.jsonl"
@@ -317,4 +318,8 @@ def _quote(text: str) -> str:
         bare = yaml.safe_load(f"a: {text} # b") == {"a": text}
     except yaml.YAMLError:
         bare = False
-    return text if bare else json.dumps(text, ensure_ascii=False)
+    if bare:
+        return text
+    # JSON leaves what YAML takes for the end of a line, or does not allow.
+    quoted = yaml.safe_dump(text, default_style='"', allow_unicode=True, width=math.inf)
+    return str(quoted).removesuffix("\n")

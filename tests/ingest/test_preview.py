@@ -54,6 +54,9 @@ def test_make_ingest_takes_a_name_with_spaces(
     assert told["corpus"] == str((corner / "my docs").resolve()), "make label looks at it"
     assert not (corner / "artifacts/ingest").exists(), "the pipeline's own artifacts stay"
     assert script.main(["--corpus", ""]) == 2
+    monkeypatch.setenv("HOME", str(corner))  # zsh leaves the ~ behind the = to the program
+    assert script.main(["--corpus", "~/my docs", "--settings", " ".join(settings)]) == 0
+    assert read_json(corner / "artifacts/preview/cut.json") == told
 
 
 @pytest.mark.parametrize(

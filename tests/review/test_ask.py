@@ -7,12 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from flows.review import ask, search
 from flows.review.place import Place
 from tasks.core.errors import PipelineError
 from tasks.core.parquet import write_table
+from tasks.core.rows import PASSAGES
 from tasks.scoring.datasets import load_dataset, render
 from tests.conftest import ROOT, passage_table
 from tests.registered import register_names
@@ -33,6 +35,32 @@ def test_the_passage_that_shares_the_rarest_words_comes_first(
     assert len(found) == 3 and "P-7 failed" in found[0]["text"], "fail finds failed"
     assert found[0]["document"] == "report-1.md" and found[0]["end"] == 30
     assert search.find(index, "What is the zebra?", 3) == []
+
+
+def test_letters_whose_accents_are_apart_are_found(tmp_path: Path) -> None:
+    """Names of files of macOS are written so: the words of a question ended at each accent."""
+    path = tmp_path / "passages.parquet"
+    rows = passage_table(1).to_pylist()
+    texts = ("Le réservoir était vide.", "Le re\u0301servoir était vide.")
+    rows = [rows[0] | {"passage_id": text, "text": text} for text in texts]
+    write_table(path, pa.Table.from_pylist(rows, schema=PASSAGES))
+    index = search.open_index(path, tmp_path / "ask")
+    for word in ("réservoir", "re\u0301servoir"):
+        assert len(search.find(index, word, 3)) == 2
+
+
+def test_words_without_spaces_between_them_are_found(tmp_path: Path) -> None:
+    """A whole sentence of Chinese was one word, which no question had."""
+    path = tmp_path / "passages.parquet"
+    texts = ("3号泵在北站因轴承过热而停止。", "会议在星期二举行。", "ポンプP-7は停止した。")
+    row = passage_table(1).to_pylist()[0]
+    rows = [row | {"passage_id": text, "text": text} for text in texts]
+    write_table(path, pa.Table.from_pylist(rows, schema=PASSAGES))
+    index = search.open_index(path, tmp_path / "ask")
+    for question, place in (("轴承为什么过热？", 0), ("会议几时举行", 1), ("ポンプは？ P-7", 2)):
+        found = search.find(index, question, 1)
+        assert [one["text"] for one in found] == [texts[place]]
+    assert search.find(index, "天气", 1) == []
 
 
 _HOSTILE = (

@@ -70,6 +70,17 @@ def test_an_accepted_draft_is_an_item_that_holds_its_passage_out(checkout: Path)
     assert first["key"] not in {draft["key"] for draft in again["drafts"]}
 
 
+def test_an_item_names_its_document_where_the_dataset_file_asks_for_it(checkout: Path) -> None:
+    """Intervals draw documents there, and drew each item of `make label` by its passage."""
+    file = checkout / "datasets/mine.yaml"
+    file.write_text(f"{file.read_text()}\ndocument: source.document\n")
+    client = open_client(checkout)
+    first = state_of(client)["drafts"][0]
+    assert accept(client, first).status_code == 200
+    (item,) = load_items(load_dataset(file), checkout / _ITEMS)
+    assert item.cluster == first["document"]
+
+
 def test_drafts_can_be_edited_rejected_and_taken_back(checkout: Path) -> None:
     client = open_client(checkout)
     one, two, *_ = state_of(client)["drafts"]

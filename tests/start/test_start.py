@@ -244,6 +244,21 @@ def _latin_items(desk: Path) -> dict[str, Any]:
     return {"EVALUATION": items}
 
 
+def _earlier_items(desk: Path) -> dict[str, Any]:
+    """Items that an earlier profile of the name left: start said that there were none yet."""
+    (desk / "local/mine").mkdir(parents=True)
+    (desk / "local/mine/items.jsonl").write_text(
+        '{"id": "1", "context": "a b", "question": "b?", "answer": "yes"}\n'
+    )
+    return {}
+
+
+def _address(desk: Path) -> dict[str, Any]:
+    """A look at it read the whole corpus, for a profile that make plan then refused."""
+    (desk / "mine.address").write_text("s3://bucket\n")
+    return {"CORPUS": desk / "mine.address"}
+
+
 def _in_data(desk: Path) -> dict[str, Any]:
     (desk / "data/mine").mkdir(parents=True)
     return {"CORPUS": desk / "data/mine"}
@@ -255,6 +270,14 @@ def _in_data(desk: Path) -> dict[str, Any]:
         (lambda _: {"CORPUS": "nowhere"}, "CORPUS=nowhere does not exist"),
         (lambda _: {"CORPUS": ""}, "no corpus: make start CORPUS=folder NAME=mine"),
         (lambda _: {"CORPUS": "s3://bucket"}, "s3://bucket is on another machine"),
+        (_address, "mine.address is on another machine, and make start looks at"),
+        (lambda _: {"CORPUS": "~nobody-of-this-name/a"}, "this-name/a does not exist"),
+        (lambda desk: {"CORPUS": desk}, "holds this checkout, so a run would read what runs write"),
+        (lambda desk: {"CORPUS": desk.parent}, "holds this checkout"),
+        (
+            _earlier_items,
+            "local/mine/items.jsonl has labelled items already: EVALUATION=local/mine",
+        ),
         (_nothing, "holds no file that can be read"),
         (_unreadable, "a.xyz: unsupported_format, .xyz, not a text file; docs/corpus.md says what"),
         (_german, "has no text in English (passages: de 4)"),
@@ -322,6 +345,26 @@ def test_a_tilde_is_the_users_own_folder(
     asked = {"CORPUS": "~/docs here", "NAME": "mine", "EVALUATION": "~/items.jsonl"}
     assert _start(monkeypatch, **asked) == 0, capsys.readouterr().err
     assert _params(desk, "mine").evaluate.items == str(desk / "items.jsonl")
+
+
+@pytest.mark.parametrize("name", ["\u00c3\u009cbersicht", "a \u2028b", "\U0001f600: #1"])
+def test_any_name_of_a_folder_stays_itself_in_the_profile(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """UTF-8 that was taken for Latin-1 has control characters: YAML wants them escaped."""
+    _write(desk / name, _ENGLISH, 3)
+    assert _start(monkeypatch, CORPUS=desk / name, NAME="mine") == 0
+    assert _params(desk, "mine").ingest.corpus == str(desk / name)
+
+
+def test_names_of_files_do_not_steer_the_terminal(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _write(desk / "odd \x1b[1m\nname", _ENGLISH, 3)
+    (desk / "odd \x1b[1m\nname/\x1b[2Jlink").symlink_to("nowhere")
+    assert _start(monkeypatch, CORPUS=desk / "odd \x1b[1m\nname", NAME="mine") == 0
+    printed = capsys.readouterr().out
+    assert "cannot hash" in printed and "\x1b" not in printed and "\nname" not in printed
 
 
 @pytest.mark.parametrize("name", ["contracts-2", "true", "1e5", "Q4.reports"])
