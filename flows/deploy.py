@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise PipelineError(
                 "PREFECT_API_URL is not set: name a Prefect server, or run make ui, which deploys"
             )
-        await_answer(url.rstrip("/"))
+        await_answer(url)
         os.environ["PIPELINE_HOME"] = str(CODE)  # prefect.yaml names it
         _make_pool(POOL, runs)
         deployments = list_deployments()

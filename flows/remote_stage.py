@@ -230,10 +230,13 @@ def serve_stage(
         )
     question, answer = _files(folder, stage)
     requester, beat = _PeerFile(question), _Heartbeat(answer, ticket)
+    if not requester.read():
+        raise PipelineError(STOPPED)
 
     def watch() -> None:
         content = requester.read()
-        if content.get("ticket") != ticket or content.get("stop"):
+        # What cannot be read is silence: a network file system may fail while a file is replaced.
+        if content and (content.get("ticket") != ticket or content.get("stop")):
             raise PipelineError(STOPPED)
         if requester.is_silent():
             raise PipelineError(

@@ -95,7 +95,7 @@ def await_answer(url: str, server: subprocess.Popen[str] | None = None) -> None:
     A ``server`` that was just started gets minutes; one that should be up already gets seconds.
     """
     deadline = time.monotonic() + (_START_SECONDS if server else _ANSWER_SECONDS)
-    while not answers(f"{url}/health"):
+    while not answers(f"{url.rstrip('/')}/health"):
         if server and server.poll() is not None:
             raise PipelineError(
                 f"Prefect's temporary server ended with status {server.returncode}: the reason is "

@@ -210,7 +210,8 @@ def _name(matrix: str, point: _Point, shown: str) -> str:
     parts = (matrix, re.split(r"[/:]", model)[-1], target, slug, rows, f"s{point.seed}", variant)
     text = re.sub(r"[^A-Za-z0-9.-]+", "-", ".".join(filter(None, parts)))
     key = fingerprint(matrix, model, target, shown, point.rows, point.seed, variant)
-    return f"{text[:70].rstrip('.-')}.{key[:4]}"
+    # Of a name that is cut the key alone may tell rows, seeds and variants apart.
+    return f"{text[:70].rstrip('.-')}.{key[: 8 if len(text) > 70 else 4]}"
 
 
 def _lists(value: Any) -> Any:

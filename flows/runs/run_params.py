@@ -5,6 +5,7 @@ where it is, and models named with their present state.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ from tasks.core.digests import kept_sha256_folder
 from tasks.core.files import write_text
 from tasks.core.sections.finetune import CHAMPION
 from tasks.core.setting_paths import FOLDER_REVISION, find_models, find_paths
+from tasks.core.stage import WORK
+
+#: First parts of paths that are meant in the main checkout, whatever a worktree has there: what
+#: runs make, each in its own, and what is beside the checkout.
+_NOT_ITS_OWN = ("artifacts", str(WORK), os.pardir)
 
 
 def write_params(
@@ -24,8 +30,9 @@ def write_params(
 ) -> None:
     """Write the ``params.yaml`` of a run in ``checkout``, a worktree of ``main``.
 
-    A path that exists only in the main checkout becomes absolute. A model's folder gets its digest
-    as revision, a model of the hub its commit: DVC knows only the folder ``models``.
+    A path that exists only in the main checkout, or is meant there, becomes absolute. A model's
+    folder gets its digest as revision, a model of the hub its commit: DVC knows only the folder
+    ``models``.
     """
     params = copy.deepcopy(dict(asked))
     corpus = params["ingest"]["corpus"]
@@ -37,7 +44,7 @@ def write_params(
         if (
             (key, value) != ("start", CHAMPION)  # a folder of this run
             and not Path(value).is_absolute()
-            and not (checkout / value).exists()
+            and not _has(checkout, value)
             and (main / value).exists()
         ):
             section[key] = str((main / value).resolve())
@@ -49,6 +56,12 @@ def write_params(
     _write_yaml(checkout, params)
     if pin_hub_models(params, checkout, log):
         _write_yaml(checkout, params)
+
+
+def _has(checkout: Path, value: str) -> bool:
+    """Tell whether a worktree itself has what a relative path means."""
+    first = os.path.normpath(value).split(os.sep)[0]
+    return first not in _NOT_ITS_OWN and (checkout / value).exists()
 
 
 def _write_yaml(folder: Path, params: Mapping[str, Any]) -> None:

@@ -116,10 +116,16 @@ def _lock_of(main: Path, name: str) -> Path:
 
 def prepare(run: Run, log: Callable[[str], None]) -> None:
     """Make the run's checkout ready: worktree, shared cache, data, parameters. Hold it first."""
-    if told := tell_unhashable(run.main / run.params["ingest"]["corpus"]):
+    corpus = run.main / run.params["ingest"]["corpus"]
+    if run.main.resolve().is_relative_to(corpus.resolve()):
+        raise PipelineError(
+            f"ingest.corpus: {corpus} cannot be the corpus, the checkout itself is in it: name the "
+            "folder of the documents"
+        )
+    if told := tell_unhashable(corpus):
         raise PipelineError(f"ingest.corpus: {told}")
     ingest, items = run.params["ingest"], run.params["evaluate"]["items"]
-    if told := tell_items_read(run.main / items, run.main / ingest["corpus"], ingest):
+    if told := tell_items_read(run.main / items, corpus, ingest):
         raise PipelineError(f"evaluate.items: {told}")
     if run.own_checkout:
         with _hold_shared(run.main):

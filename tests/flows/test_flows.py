@@ -206,6 +206,14 @@ def test_a_server_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) ->
         server.await_answer("http://127.0.0.1:9/api")
 
 
+def test_an_address_may_end_in_a_slash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefect's client takes both, its server knows no ``/api//health``."""
+    asked: list[str] = []
+    monkeypatch.setattr(server, "answers", lambda address: not asked.append(address))
+    server.await_answer("http://127.0.0.1:9/api/")
+    assert asked == ["http://127.0.0.1:9/api/health"]
+
+
 def test_an_address_that_is_none_does_not_answer() -> None:
     """Python's own error of a password in an address repeats it."""
     assert not server.answers("http://me:hunter2@127.0.0.1:9/api/health")

@@ -214,6 +214,22 @@ def test_cells_are_the_product_with_zero_shot_once_and_starting_points_first(
     }
 
 
+def test_cells_whose_names_are_cut_in_one_place_are_all_run(tmp_path: Path) -> None:
+    """Their readable parts are the same, and so are the first four digits of their keys."""
+    target = {**_FILE["datasets"][0], "name": "notices-of-last-year"}
+    path = _write(
+        tmp_path,
+        name="learning-curves-of-verify",
+        datasets=[target],
+        supervision=["bonito"],
+        rows=[3000, 3700],
+        seeds=[8],
+    )
+    cells = expand(read_matrix(path), ROOT)
+    assert [cell.rows for cell in cells] == [3000, 3700]
+    assert cells[0].name[:70] == cells[1].name[:70] and len(cells[0].name) <= 80
+
+
 def test_a_mix_is_a_source_of_cells_with_names_of_files(tmp_path: Path) -> None:
     mix = "bonito + constructed: 0.50"
     path = _write(

@@ -88,6 +88,26 @@ def test_what_nobody_asks_for_any_more_is_not_begun(
     assert not answer.exists()
 
 
+def test_a_request_that_cannot_be_read_for_a_moment_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is replaced every two seconds: a network file system may then fail a read."""
+    question, _ = remote_stage._files(tmp_path, "generate")
+    write_json(question, {"ticket": "1", "beat": 1})
+
+    def run(folder: Path, stage: str, log: Any, watch: Any, *_: Any) -> StageOutcome:
+        question.unlink()
+        watch()
+        write_json(question, {"ticket": "1", "stop": True})
+        with pytest.raises(PipelineError, match=STOPPED):
+            watch()
+        return StageOutcome(stage, "ran", 1.0)
+
+    monkeypatch.setattr(remote_stage, "reproduce", run)
+    outcome = remote_stage.serve_stage(tmp_path, "generate", "1", _LOG, "", "")
+    assert outcome.status == "ran"
+
+
 def test_the_pool_learns_which_run_asks_and_the_command_that_repeats_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -252,6 +252,33 @@ def test_documents_that_git_does_not_track_are_read(main: Path, name: str) -> No
     assert "git does not track all files of docs" in said[0]
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [("ingest", "corpus", "../warm"), ("finetune", "start", "artifacts/finetune")],
+)
+def test_a_path_means_the_users_file_whatever_the_worktree_has_there(
+    main: Path, section: str, key: str, value: str
+) -> None:
+    """``.runs/warm/../warm`` is the run's own checkout, and from its second time on a run has an
+    adapter of its own: DVC would say that a stage reads what it writes.
+    """
+    run = _plan(main)
+    (main / value).mkdir(parents=True)
+    (run.path / value).mkdir(parents=True, exist_ok=True)
+    run.params[section][key] = value
+    write_params(run.params, run.main, run.path, print)
+    written = read_yaml(run.path / "params.yaml")[section][key]
+    assert written == str((main / value).resolve())
+
+
+@pytest.mark.parametrize("corpus", [".", ".."])
+def test_a_corpus_that_holds_the_checkout_is_refused(main: Path, corpus: str) -> None:
+    run = _plan(main)
+    run.params["ingest"]["corpus"] = corpus
+    with pytest.raises(PipelineError, match="the checkout itself is in it"):
+        worktree.prepare(run, print)
+
+
 def test_no_command_asks_for_a_run_with_a_name_of_ones_own(main: Path) -> None:
     assert request.plan(main, "warm").command == "make run PROFILE=warm"
     assert request.plan(main, "warm", name="foo").command == ""
