@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from torch import distributed
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
+from tasks.core.card import need_cards
 from tasks.core.errors import PipelineError
 from tasks.core.process import rank, world_size
 from tasks.core.sections.finetune import Finetune
@@ -214,11 +215,7 @@ def training_arguments(settings: Finetune, folder: Path) -> TrainingArguments:
     joins the others.
     """
     gpu, processes = torch.cuda.is_available(), world_size()
-    if gpu and processes > torch.cuda.device_count():
-        raise PipelineError(
-            f"finetune.processes = {processes}, but {torch.cuda.device_count()} GPUs can "
-            "be seen (CUDA_VISIBLE_DEVICES chooses them)"
-        )
+    need_cards(processes)
     if settings.batch_rows % (settings.micro_batch_rows * processes):
         times = f" times {processes} processes" if processes > 1 else ""
         raise PipelineError(
