@@ -36,6 +36,7 @@ from tasks.core.privacy import cache_folder
 from tasks.core.process import start_guard
 from tasks.core.stage import one_line_errors
 from tasks.lm.merged import scored_folder
+from tasks.lm.models import count_positions
 from tasks.lm.prompts import Prompter
 from tasks.lm.tokenizers import load_tokenizer
 from tasks.lm.vllm_settings import need_share, serve_command
@@ -45,7 +46,9 @@ from tasks.tracking.kept_answers import KeptAnswers, fetch_kept_answers
 log = logging.getLogger(__name__)
 #: Seconds between looks at the server, that it has to end, and that an answer may take.
 _POLL, _PATIENCE, _ANSWER = 0.5, 10.0, 300.0
-#: What the example asks where no answer of the model's evaluation is kept.
+#: Tokens of the example's answer.
+_TOKENS = 64
+#: What the example asks where no answer of the model's evaluation is kept, or none is short enough.
 _QUESTION = "Water boils at 100 degrees Celsius at sea level.\n\nQ: At what temperature?\n\nA:"
 
 
@@ -205,8 +208,10 @@ def prepare(model: str, host: str, port: int, max_length: int, gpu_memory: float
     weights = scored_folder(provenance, adapter)
     address = f"http://{host}:{port}"
     log.info("%s version %s starts on %s/v1", name, version, address)
-    example = _example(name, version, provenance)
+    # vLLM does not start for more than the model has.
+    max_length = min(max_length, count_positions(str(weights)) or max_length)
     prompter = Prompter(load_tokenizer(str(weights)), provenance["prompt"])
+    example = _example(name, version, provenance, prompter, max_length - _TOKENS)
     body = question(name, prompter, example.instruction)
     body |= among(prompter, example.choices, example.prior)
     key = ' -H "Authorization: Bearer $VLLM_API_KEY"' if os.environ.get("VLLM_API_KEY") else ""
@@ -231,9 +236,11 @@ class _Example:
     prior: Mapping[str, float] = field(default_factory=dict)
 
 
-def _example(name: str, version: str, provenance: dict[str, Any]) -> _Example:
-    """Return an instruction that evaluate asked the model, with its passage; a plain question where
-    the run's answers are lost.
+def _example(
+    name: str, version: str, provenance: dict[str, Any], prompter: Prompter, most: int
+) -> _Example:
+    """Return an instruction that evaluate asked the model, with its passage, in a prompt of at most
+    ``most`` tokens; a plain question where there is none, or the run's answers are lost.
     """
     folder = cache_folder() / "served"
     answers = fetch_artifact(name, version, "evaluation/predictions.parquet", folder)
@@ -246,6 +253,8 @@ def _example(name: str, version: str, provenance: dict[str, Any]) -> _Example:
         prompt = str(row["prompt"])
         if prompt.startswith(head) and prompt.endswith(tail):
             instruction = prompt[len(head) : len(prompt) - len(tail)]
+            if len(prompter.prompt(instruction)) > most:
+                continue
             return _Example(instruction, tuple(row["choices"]), priors.get(row["template"], {}))
     return _Example()
 
@@ -285,7 +294,7 @@ def _is_up(asked: Server) -> bool:
 
 
 def question(
-    name: str, prompter: Prompter, instruction: str, max_tokens: int = 64
+    name: str, prompter: Prompter, instruction: str, max_tokens: int = _TOKENS
 ) -> dict[str, Any]:
     """Return the body of a request, with the prompt that the adapter was trained on, to the token.
 

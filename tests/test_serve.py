@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -19,6 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from tasks import serve
@@ -26,7 +28,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
 from tasks.core.lock import hold_lock
 from tasks.core.own_pages import OwnPagesOnly
-from tasks.core.parquet import read_table
+from tasks.core.parquet import read_table, write_table
 from tasks.core.ports import find_free_port
 from tasks.core.process import is_alive
 from tasks.lm import vllm_settings
@@ -364,6 +366,37 @@ def test_the_question_is_token_ids_where_text_would_give_other_tokens(tmp_path: 
     text = tokenizer.decode(wanted)
     assert tokenizer.encode(text, add_special_tokens=False) != wanted, "nothing to protect"
     assert serve.question("m", prompter, asked)["prompt"] == wanted
+
+
+def test_the_example_fits_and_so_does_the_length_that_is_asked_for(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM refuses to start for more tokens than the model has positions for (1,024), and answers a
+    longer request with an error.
+    """
+    prompter = Prompter(load_tokenizer(str(tiny_model)), "bonito")
+    told = {
+        "prompt": "bonito",
+        "prompt_example": prompter.text("INSTRUCTION"),
+        "precision": "float32",
+    }
+    asked = ["why " * 1020, "Why did the pump fail?", "Who?"]
+    rows = [
+        {"template": "t", "prompt": prompter.text(one), "choices": list[str]()} for one in asked
+    ]
+    answers = tmp_path / "predictions.parquet"
+    write_table(answers, pa.Table.from_pylist(rows))
+    monkeypatch.setattr(serve, "fetch_model", lambda *_: ("m", "1", tmp_path, told))
+    monkeypatch.setattr(serve, "fetch_kept_answers", lambda *_: None)
+    monkeypatch.setattr(serve, "scored_folder", lambda *_: tiny_model)
+    monkeypatch.setattr(
+        serve, "fetch_artifact", lambda *given: answers if "predictions" in given[2] else None
+    )
+    server = serve.prepare("models:/m/1", "127.0.0.1", find_free_port(), 2048)
+    assert dict(pairwise(server.command))["--max-model-len"] == "1024"
+    body = json.loads(shlex.split(server.example)[-1])
+    assert body["prompt"] == serve.question("m", prompter, asked[1])["prompt"]
+    assert len(prompter.prompt(asked[0])) + body["max_tokens"] > 1024, "nothing to pass over"
 
 
 @pytest.mark.slow

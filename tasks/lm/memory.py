@@ -30,6 +30,21 @@ def need_free(what: str, size: float, remedy: str = "take a larger card") -> Non
 
 
 @contextlib.contextmanager
+def full_card(what: str, remedy: str) -> Iterator[None]:
+    """Turn a GPU that is full into one line; ``remedy`` is what makes ``what`` smaller."""
+    import torch  # takes a second, so only where something is computed
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = ". ".join(str(error).split(". ")[:2])  # the rest is on torch's own settings
+        raise PipelineError(
+            f"{what} needs more memory than the GPU has free ({reason}): see with nvidia-smi what "
+            f"else is on it and end that, {remedy}"
+        ) from error
+
+
+@contextlib.contextmanager
 def freed_after(loaded: Loaded) -> Iterator[Loaded]:
     """Lend a model or an engine to a block, and free its memory when the block ends."""
     try:

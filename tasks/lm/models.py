@@ -33,6 +33,8 @@ _PATTERNS = (
     *("target_modules", "exclude_modules", "target_parameters", "layers_pattern"),
     *("rank_pattern", "alpha_pattern"),
 )
+#: What a config.json calls the number of positions: the second is GPT-2's name, and its like's.
+_POSITIONS = ("max_position_embeddings", "n_positions")
 #: A branch, tag, commit or digest.
 _REVISION = re.compile(r"(?!.*\.\.)[\w.:+-][\w./:+-]{0,199}", re.ASCII)
 #: A module's name, or the end of one, as PEFT writes it.
@@ -216,10 +218,11 @@ def count_positions(name: str, revision: str = "main") -> int:
     model = resolve(name, revision)
     folder = Path(base_path(model.base, model.revision, weights=False))
     config = read_if_there(folder / "config.json") or {}
-    positions = config.get("max_position_embeddings") or 0
+    key = next((key for key in _POSITIONS if config.get(key)), _POSITIONS[0])
+    positions = config.get(key) or 0
     if not isinstance(positions, int) or positions < 0:
         raise PipelineError(
-            f"model {model.base!r}: its config.json says max_position_embeddings = "
+            f"model {model.base!r}: its config.json says {key} = "
             f"{str(positions)[:40]}, which is no number of tokens"
         )
     return positions

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tasks.core.card import card_bytes
+from tasks.core.card import card_bytes, need_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import folder_size
 from tasks.core.privacy import cache_folder
@@ -229,6 +229,8 @@ def _check_card(models: Models) -> None:
     total = card_bytes()
     if total is None:
         return _check_processor(models)
+    if models.trained and models.target:
+        need_cards(models.target.processes)
     for setting in models.bases:
         precision = _precision(models, setting)
         if precision in ("bfloat16", "fp8") and not has_bfloat16():

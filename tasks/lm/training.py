@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from pydantic import BaseModel
 from torch import distributed
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
+from tasks.core.card import need_cards
 from tasks.core.errors import PipelineError
 from tasks.core.process import rank, world_size
 from tasks.core.sections.finetune import Finetune
@@ -28,6 +30,7 @@ from tasks.lm.checkpoints import agree_on_checkpoint
 from tasks.lm.examples import Example, training_order
 from tasks.lm.fused_lora import fuse_lora
 from tasks.lm.loading import load_model
+from tasks.lm.memory import full_card
 from tasks.lm.precision import dtype
 from tasks.lm.response_trainer import response_trainer
 
@@ -96,12 +99,17 @@ def train(
         order,
         settings,
         pad_token,
-        [_Report(on_step)] if on_step else [],
+        [_NeedFinite(settings.learning_rate), *([_Report(on_step)] if on_step else [])],
     )
     resume = agree_on_checkpoint(checkpoints)
     place = f", continuing from {resume.name}" if resume else ""
     log.info("training on %d rows%s", len(examples), place)
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    smaller = (
+        "set finetune.gradient_checkpointing: true, or lower finetune.micro_batch_rows "
+        f"({settings.micro_batch_rows})"
+    )
+    with full_card("the training", smaller):
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if rank() == 0:
         save_adapter(model, settings, out)
     if world_size() > 1:
@@ -207,11 +215,7 @@ def training_arguments(settings: Finetune, folder: Path) -> TrainingArguments:
     joins the others.
     """
     gpu, processes = torch.cuda.is_available(), world_size()
-    if gpu and processes > torch.cuda.device_count():
-        raise PipelineError(
-            f"finetune.processes = {processes}, but {torch.cuda.device_count()} GPUs can "
-            "be seen (CUDA_VISIBLE_DEVICES chooses them)"
-        )
+    need_cards(processes)
     if settings.batch_rows % (settings.micro_batch_rows * processes):
         times = f" times {processes} processes" if processes > 1 else ""
         raise PipelineError(
@@ -240,6 +244,8 @@ def training_arguments(settings: Finetune, folder: Path) -> TrainingArguments:
         use_cpu=not gpu,
         train_sampling_strategy="sequential",
         logging_steps=1,
+        # It would log a loss of NaN as 0: :class:`_NeedFinite` could not see it.
+        logging_nan_inf_filter=False,
         save_steps=settings.checkpoint_steps,
         save_total_limit=2,
         seed=settings.seed,
@@ -254,6 +260,23 @@ def training_arguments(settings: Finetune, folder: Path) -> TrainingArguments:
         # The Trainer of one process would make batches for all visible GPUs.
         arguments._n_gpu = 1
     return arguments
+
+
+class _NeedFinite(TrainerCallback):
+    """Ends a training whose loss is no number: from there on all its weights are none."""
+
+    def __init__(self, learning_rate: float) -> None:
+        self.learning_rate = learning_rate
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
+    ) -> None:
+        loss = float((logs or {}).get("loss", 0.0))
+        if not math.isfinite(loss):
+            raise PipelineError(
+                f"the loss of step {state.global_step} is {loss}: the training has diverged; lower "
+                f"finetune.learning_rate ({self.learning_rate:g})"
+            )
 
 
 class _Report(TrainerCallback):

@@ -9,7 +9,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from tasks.lm.engine import Completion, OnDone, Sampling
 from tasks.lm.loading import load_model
-from tasks.lm.memory import free
+from tasks.lm.memory import free, full_card
 from tasks.lm.tokenizers import load_tokenizer
 
 #: Most tokens of a batch: 2 GB of keys and values of Mistral-7B.
@@ -59,7 +59,8 @@ class TransformersEngine:
         seen = torch.tensor([[0] * size + [1] * (length - size) for size in padding])
         draw = [_Draw(sampling, seeds)] if sampling.temperature > 0 else []
         chances = [_Chances()] if sampling.logprobs else []
-        with torch.inference_mode():
+        remedy = "or take a larger card"
+        with torch.inference_mode(), full_card("writing with the model", remedy):
             output = self._model.generate(
                 input_ids=ids.to(self._model.device),
                 attention_mask=seen.to(self._model.device),

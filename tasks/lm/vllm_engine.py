@@ -34,7 +34,14 @@ class VllmEngine:
 
         self._gpu = torch.cuda.is_available()
         processors = [] if self._gpu else [Nucleus]
-        self._llm: Any = LLM(model=folder, logits_processors=processors, **settings)
+        try:
+            self._llm: Any = LLM(model=folder, logits_processors=processors, **settings)
+        except (ValueError, torch.OutOfMemoryError) as error:
+            # A model of a kind that vLLM lacks, or no room for keys and values beside the weights.
+            raise PipelineError(
+                f"vLLM cannot start on {folder} ({' '.join(str(error).split())[:400]}): set "
+                "engine: transformers in params.yaml, or take a larger card or another model"
+            ) from error
 
     def generate(
         self,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import atomic_path, read_json
-from tasks.lm.loading import load_model
+from tasks.lm.loading import load_model, need_card
 from tasks.lm.memory import freed_after
 from tasks.lm.tokenizers import load_tokenizer
 
@@ -62,6 +62,7 @@ def write_gguf(checkpoint: Path, path: Path, name: str) -> Compared:
     _need_llama(config)
     tokenizer = read_json(checkpoint / "tokenizer.json")
     splitter = find_splitter(tokenizer)
+    _need_room(checkpoint)
     with atomic_path(path) as partial:
         _write(checkpoint, partial, name, config, tokenizer, splitter)
         _need_same_words(partial, tokenizer)
@@ -89,6 +90,14 @@ def _need_llama(config: dict[str, Any]) -> None:
     }
     if faults := [key for key, fault in odd.items() if fault]:
         raise NoGgufError(f"GGUF is written for a plain Llama alone, and the model has {faults[0]}")
+
+
+def _need_room(checkpoint: Path) -> None:
+    """Refuse what a GPU has no room for in float32, in which the logits are compared."""
+    try:
+        need_card(str(checkpoint), "main", "none", "float32")
+    except PipelineError as error:
+        raise NoGgufError(f"{error}; or set CUDA_VISIBLE_DEVICES= to write it without") from error
 
 
 def find_splitter(tokenizer: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from tasks.lm.loading import vocabulary_logits
+from tasks.lm.memory import full_card
 from tasks.scoring.float32 import compute_in_float32, wide_residual
 from tasks.scoring.tree import Choices, Tree
 
@@ -60,7 +61,17 @@ def rank(
     number of prompts scored since its last call. Log-probabilities are computed and summed in
     float32.
     """
-    scorer = Scorer(model, batch_rows, pad_token)
+    with full_card("ranking", f"or lower batch_rows ({batch_rows})"):
+        return _rank(Scorer(model, batch_rows, pad_token), prompts, choices, on_done)
+
+
+def _rank(
+    scorer: Scorer,
+    prompts: Sequence[list[int]],
+    choices: Sequence[Choices],
+    on_done: Callable[[int], None],
+) -> list[list[float]]:
+    model = scorer.model
     with wide_residual(model) as narrow:
         scores = scorer.rank(model.dtype, prompts, choices, on_done)
     near = [index for index, row in enumerate(scores) if narrow and margin(row) < NEAR]

@@ -126,6 +126,27 @@ def test_a_missing_vllm_says_what_to_do(tiny_model: Path, monkeypatch: pytest.Mo
         open_engine("vllm", tiny_model)
 
 
+@needs_vllm
+def test_a_vllm_that_cannot_start_says_why_in_one_line(tiny_model: Path) -> None:
+    """As where a card holds the weights, and has no room for keys and values beside them."""
+    with pytest.raises(PipelineError) as refused:
+        open_engine("vllm", tiny_model, max_length=1 << 20)  # it has 1,024 positions
+    told = str(refused.value)
+    assert told.startswith(f"vLLM cannot start on {tiny_model} (") and "max_model_len" in told
+    assert "set engine: transformers" in told and "\n" not in told
+
+
+def test_a_gpu_that_is_full_is_one_line(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = TransformersEngine(str(tiny_model), "float32")
+
+    def fill(**_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a")
+
+    monkeypatch.setattr(engine._model, "generate", fill)
+    with pytest.raises(PipelineError, match=r"^writing with the model needs .* 2.00 GiB\): see"):
+        engine.generate(_PROMPTS, Sampling(0.0, 1.0, 2), [0] * len(_PROMPTS))
+
+
 @pytest.mark.parametrize("kind", ["vllm", "transformers"])
 def test_fp8_without_a_gpu_is_refused_before_anything_is_loaded(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

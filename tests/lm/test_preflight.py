@@ -390,6 +390,31 @@ def test_a_large_model_without_a_gpu_is_one_line(
     room.check_room(models)
 
 
+def test_more_processes_than_gpus_are_one_line_before_anything_is_generated(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = load_params(make(finetune={"processes": 2, "micro_batch_rows": 4}))
+    check_models(params)  # without a GPU they are processes of the CPU
+    monkeypatch.setattr(room, "card_bytes", lambda: 80 * 10**9)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_models(params)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(PipelineError, match=r"^finetune.processes = 2, but 1 GPUs can be seen"):
+        check_models(params)
+
+
+def test_rows_that_the_processes_cannot_share_are_refused_as_the_settings_are_read(
+    make: Make,
+) -> None:
+    """Else the training would refuse them, hours later."""
+    assert load_params(make(finetune={"processes": 2, "micro_batch_rows": 4}))
+    with pytest.raises(
+        PipelineError, match=r"finetune.processes = 2: times micro_batch_rows = 8 must d"
+    ):
+        load_params(make(finetune={"processes": 2, "micro_batch_rows": 8}))
+
+
 @pytest.mark.parametrize("setting", ["generate.generator", "finetune.model"])
 def test_a_card_without_bfloat16_is_one_line_where_a_setting_asks_for_it(
     make: Make, monkeypatch: pytest.MonkeyPatch, setting: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -263,6 +264,39 @@ def test_bad_settings_and_no_rows_are_named(settings: Finetune, tmp_path: Path) 
             tmp_path / "out",
             tmp_path / "ck",
         )
+
+
+def test_a_loss_that_is_no_number_ends_the_training(settings: Finetune, tmp_path: Path) -> None:
+    """transformers would log it as 0: a perfect curve, and an adapter of NaN at its end."""
+    wild = {"learning_rate": 10.0, "lora_alpha": 100_000, "schedule": "constant"}
+    seen: list[float] = []
+    with pytest.raises(PipelineError, match=r"loss of step \d is (nan|inf).*learning_rate \(10\)"):
+        train(
+            _EXAMPLES,
+            settings.model_copy(update=wild),
+            1,
+            tmp_path / "out",
+            tmp_path / "ck",
+            lambda step, last, loss: seen.append(loss),
+        )
+    assert 0.0 not in seen and all(map(math.isfinite, seen))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_gpu_that_is_full_says_what_makes_the_training_smaller(
+    settings: Finetune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a")
+
+    monkeypatch.setattr("tasks.lm.response_trainer.response_loss", fill)
+    with pytest.raises(PipelineError) as refused:
+        train(_EXAMPLES, settings, 1, tmp_path / "out", tmp_path / "ck")
+    assert str(refused.value) == (
+        "the training needs more memory than the GPU has free (CUDA out of memory. Tried to "
+        "allocate 2.00 GiB): see with nvidia-smi what else is on it and end that, set "
+        "finetune.gradient_checkpointing: true, or lower finetune.micro_batch_rows (2)"
+    )
 
 
 def test_a_constant_rate_rises_first_where_that_is_asked_for(

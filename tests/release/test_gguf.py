@@ -69,6 +69,17 @@ def test_other_models_are_refused_in_one_line(
     assert not list(checkpoint.glob("*gguf*"))
 
 
+def test_a_gpu_without_room_to_check_the_file_is_told_and_the_rest_is_exported(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The logits are compared in float32: of a model of 8 billion values that is 32 GB."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda *_: (10**5, 24 * 10**9))
+    with pytest.raises(NoGgufError, match=r"needs .* GB of the GPU, .*; or set CUDA_VISIBLE_DEV"):
+        write_gguf(checkpoint, checkpoint / "out.gguf", "tiny")
+    assert not list(checkpoint.glob("*gguf*"))
+
+
 @pytest.mark.parametrize(
     ("steps", "name"),
     [

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from tasks.core.errors import PipelineError
 from tasks.core.params import Params, load_params
 from tasks.ingest import stage as ingest
+from tasks.lm.models import count_positions
 from tasks.lm.prompts import Prompter
 from tasks.lm.tokenizers import load_tokenizer
 from tasks.scoring import lengths
@@ -119,3 +121,11 @@ def test_short_items_are_measured_without_a_tokenizer(
 ) -> None:
     monkeypatch.setattr(lengths, "load_tokenizer", None)
     lengths.check_lengths(load_params(make(20)))
+
+
+def test_gpt_2_has_another_name_for_its_positions(tmp_path: Path) -> None:
+    """Its positions are rows of a matrix: a longer prompt ends the scoring with an index error."""
+    GPT2LMHeadModel(GPT2Config(n_positions=96, n_embd=8, n_layer=1, n_head=1)).save_pretrained(
+        tmp_path
+    )
+    assert count_positions(str(tmp_path)) == 96

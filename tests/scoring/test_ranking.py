@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
+from tasks.core.errors import PipelineError
 from tasks.lm.loading import load_model
 from tasks.scoring import ranking
 from tasks.scoring.ranking import NEAR, rank
@@ -36,6 +37,16 @@ def test_batch_size_does_not_change_scores(tiny_model: Path) -> None:
     assert [value for row in one for value in row] == pytest.approx(
         [value for row in three for value in row], abs=1e-4
     )
+
+
+def test_a_gpu_that_is_full_is_one_line(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a")
+
+    monkeypatch.setattr(ranking, "_hidden", fill)
+    model = load_model(str(tiny_model), precision="float32").eval()
+    with pytest.raises(PipelineError, match=r"^ranking needs .*, or lower batch_rows \(16\)$"):
+        rank(model, [[0, 5]], [[[11, 1], [12, 1]]], batch_rows=16, pad_token=1)
 
 
 def _passes(model: torch.nn.Module) -> list[tuple[int, ...]]:

@@ -136,3 +136,14 @@ class Finetune(Section):
         if whole % rows:
             raise ValueError(f"must divide finetune.batch_rows = {whole}")
         return rows
+
+    @field_validator("processes")
+    @classmethod
+    def _share(cls, processes: int, others: ValidationInfo) -> int:
+        """Each process takes its own micro batches of every batch."""
+        rows, whole = (others.data.get(name) for name in ("micro_batch_rows", "batch_rows"))
+        if rows and whole and whole % (rows * processes):
+            raise ValueError(
+                f"times micro_batch_rows = {rows} must divide finetune.batch_rows = {whole}"
+            )
+        return processes
