@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 
 _STAGES = ("generate", "supervise", "finetune", "claims", "lm")
 #: A reason that is written where it is given: a parser's, or a counter's.
-_WRITTEN = re.compile(r'(?:reason=|dropped\[)"([a-z_]+)"|"(beyond_[a-z_]+)"')
+_WRITTEN = re.compile(r'(?:reason=|dropped\[|Counter\(\{)"([a-z_]+)"|"(beyond_[a-z_]+)"')
 _PARTS = {"no_<part>", "empty_<part>"}
 
 
@@ -29,7 +29,7 @@ def reasons_of_the_code() -> set[str]:
     found |= {verdicts.MAX_ROWS, rivals.DUPLICATE, rivals.NOT_BEST, KNOWN}
     found |= {judging.DISAGREES, judging.UNGROUNDED, judging.UNSURE, judging.NOT_REPAIRED}
     found |= {reviews.WRONG_BY_REVIEW, supervise.MAX_ROWS, supervise.OVER_SHARE}
-    return found | {supervise.HELD_OUT, supervise.OF_HELD_OUT_PASSAGE, examples.CUT_OUT, "empty"}
+    return found | {supervise.HELD_OUT, supervise.OF_HELD_OUT_PASSAGE, examples.CUT_OUT}
 
 
 def test_the_page_names_every_reason_and_no_other() -> None:

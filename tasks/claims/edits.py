@@ -28,9 +28,9 @@ def negated(text: str) -> str | None:
     start = main_clause(text)
     clause = text[start:]
     verb = finite_verb(clause)
-    first = clause.split()[0].lower()
+    first = clause.split()[0].lower().lstrip("-")  # "-5 degrees"
     first = first.partition("-")[0]  # "Twenty-two of 32"
-    counted = first[0].isdigit() or first in patterns.listed("number_words")
+    counted = first[:1].isdigit() or first in patterns.listed("number_words")
     if (
         verb is None
         or patterns.negation().search(text)

@@ -29,6 +29,8 @@ _MEASURE = re.compile(r"\d [a-z]+$")
 #: Days of the months that lack some: a claim of 31 February is false whatever the passage says.
 _DAYS = {"February": 28, "April": 30, "June": 30, "September": 30, "November": 30}
 _TRAIL = re.compile(r"(?:'s|’s)$")
+#: Multiples of larger numbers are infinite.
+_LARGEST = 1e300
 
 
 @dataclass(frozen=True)
@@ -182,14 +184,15 @@ def _leading(value: str) -> str:
 
 
 def as_number(text: str) -> float | None:
-    """Return the value of a number in digits or words."""
+    """Return the value of a number in digits or words; None where it is none, or too large."""
     words = patterns.listed("number_words")
     if text.lower() in words:
         return float(words.index(text.lower()))
     try:
-        return float(text.replace(",", "").rstrip("."))
+        value = float(text.replace(",", "").rstrip("."))
     except ValueError:
         return None
+    return value if value < _LARGEST else None
 
 
 def like(value: float, model: str) -> str:

@@ -14,7 +14,8 @@ _WHO = re.compile(
 )
 _WHAT_IS = re.compile(r"^(?:What|Who) (?P<be>is|was|are|were) (?P<rest>(?:the|[A-Z]).*)\?$")
 _WHEN = re.compile(
-    r"^(?:When|In what year|In which year|What year|On what date) (?P<be>was|were) (?P<rest>.*)\?$"
+    r"^(?:When|In what year|In which year|What year|On what date) "
+    r"(?P<be>was|were) (?P<rest>\S.*)\?$"
 )
 _JOINING = ("and", "or", "but")
 _QUESTION = re.compile(r"[^.?!\n\"“:]*\?")

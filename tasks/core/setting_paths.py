@@ -32,7 +32,11 @@ def read_pointer(path: Path) -> str:
     """Return the address that a file ``*.address`` holds: its first line. What is below does not
     count, but DVC sees that it changes.
     """
-    address = path.read_text(encoding="utf-8").strip().partition("\n")[0].strip()
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PipelineError(f"{path} is not UTF-8: save it as UTF-8") from error
+    address = text.strip().partition("\n")[0].strip()
     if not address:
         raise PipelineError(f"{path} is empty: write the address of a corpus into it")
     return address

@@ -99,7 +99,7 @@ def process(path: Path, work: Work, count: TokenCounter) -> Iterator[list[dict[s
             if size > _PART:
                 yield part
                 part, size = [], 0
-    yield part + [_reject(item.member, item.reason, item.detail) for item in lost]
+    yield part + [_explain(item, work) for item in lost]
 
 
 def _read_items(
@@ -112,7 +112,7 @@ def _read_items(
         elif isinstance(item, Document):
             yield from _with_reject(item, _documents(item, work, count))
         else:
-            yield _reject(item.member, item.reason, item.detail)
+            yield _explain(item, work)
 
 
 def _with_reject(document: Document, entries: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -124,6 +124,12 @@ def _with_reject(document: Document, entries: Iterator[dict[str, Any]]) -> Itera
             yield _reject(document.member, "empty", why)
         if entry["edits"] or not is_empty:
             yield entry
+
+
+def _explain(item: Reject, work: Work) -> dict[str, Any]:
+    """Return the entry of a reader's reject, whose detail may quote the file."""
+    detail = personal_data.mask(item.detail)[0] if work.mask else item.detail
+    return _reject(item.member, item.reason, detail)
 
 
 def _reject(member: str, reason: str, detail: str) -> dict[str, Any]:

@@ -178,7 +178,9 @@ def choices_of(values: dict[str, Any], custom: frozenset[str]) -> tuple[str, ...
     """Return the labels that a row's instruction offers, written as its response is; empty where
     they are not known.
     """
-    question = values["instruction"].replace(values["context"], "\n").lower()
+    instruction, context = values["instruction"], values["context"]
+    # A test row may be without a passage.
+    question = (instruction.replace(context, "\n") if context else instruction).lower()
     label = _normal(values["response"])
     choices = offered(question, custom) or custom
     families = [family for family in LABEL_FAMILIES if label in family]

@@ -15,7 +15,7 @@ from tasks.claims.duties import duty_twins
 from tasks.claims.edits import affirmed, negated, opposites, reworded
 from tasks.claims.exchange import all_names, exchanged, find_spans, is_bound
 from tasks.claims.neighbours import Neighbours
-from tasks.claims.questions import small_words, uncapitalised, yes_no_question
+from tasks.claims.questions import small_words, statement_of, uncapitalised, yes_no_question
 from tasks.claims.sentences import split_sentences, statements, without_notes
 from tests.claims.test_construct import corpus
 
@@ -427,3 +427,20 @@ def test_a_sentence_that_is_cut_at_initials_makes_no_statement() -> None:
 def test_a_rank_is_not_compared_and_a_clause_number_goes() -> None:
     assert not values_of("The rise was the highest of the top 60 airports there.", "comparison")
     assert without_notes("7.5.1 8% of the fees is kept.") == "8% of the fees is kept."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "In January, -5 degrees were measured in the northern valley.",
+        f"The old tank held {'9' * 400} litres of water.",
+    ],
+)
+def test_an_unusual_number_ends_no_run(text: str) -> None:
+    plain = "The pump was opened on 3 June."
+    twins = make_twins(Premise("p", "d", f"{text} {plain}"), 9, 1)
+    assert {pair.origin for pair in twins} >= {plain}
+
+
+def test_a_question_without_a_subject_is_no_statement() -> None:
+    assert statement_of("When was ?", "2010") is None

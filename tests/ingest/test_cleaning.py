@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.ingest import boilerplate, cleaning, personal_data
-from tasks.ingest.readers.document import Document
+from tasks.ingest import boilerplate, cleaning, personal_data, worker
+from tasks.ingest.readers.document import Document, ReadOptions
 
 
 def test_evaluation_overlap_by_words_in_a_row() -> None:
@@ -83,6 +83,22 @@ def test_near_duplicates_agree_with_the_exact_similarity(tmp_path: Path) -> None
     assert (name, alike) == ("first", pytest.approx(194 / 198, abs=0.05))
     assert seen.near_duplicate(cleaning.make_signature(" ".join(far)), "third")[0] == ""
     seen.close()
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "Kept by ann@example.com\nid,text\n1,The pump ran.\n",  # a line above the header
+        "name,ann@example.com\nBob,Rome\n",  # a header, none of whose columns is the text's
+    ],
+)
+def test_what_a_reject_quotes_is_masked(tmp_path: Path, table: str) -> None:
+    (tmp_path / "a.csv").write_text(table)
+    count = worker.make_counter("")
+    for mask in (True, False):
+        work = worker.Work("", ReadOptions(text_column="text"), 60, 1, mask=mask)
+        told = str([*worker.process(tmp_path / "a.csv", work, count)])
+        assert ("ann@example.com" in told) == (not mask) and ("[EMAIL]" in told) == mask
 
 
 def test_masks_leave_dates_and_amounts_alone() -> None:

@@ -82,6 +82,24 @@ def test_a_column_that_is_asked_for_is_the_header(tmp_path: Path) -> None:
     )
 
 
+def test_a_damaged_first_row_costs_itself(tmp_path: Path) -> None:
+    """Not all the others, though it does not tell which columns there are."""
+    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbfname,city\nAnn,Os\xfflo\nBob,Rome\n")
+    reject, table = read(tmp_path / "a.csv")
+    assert isinstance(reject, Reject) and (reject.member, reject.reason) == ("#1", "damaged")
+    assert isinstance(table, Document) and table.text == "name: Bob | city: Rome\n"
+    (tmp_path / "b.csv").write_bytes(b"\xef\xbb\xbfname,city\nAnn,Os\xfflo\n")
+    assert [getattr(item, "reason", "") for item in read(tmp_path / "b.csv")] == ["damaged"]
+
+
+def test_a_column_s_name_of_several_lines_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('"Price\n(EUR)",city\n5,Oslo\n7,Rome\n', encoding="utf-8")
+    assert read_one(tmp_path / "a.csv").text.splitlines() == [
+        "Price (EUR): 5 | city: Oslo",
+        "Price (EUR): 7 | city: Rome",
+    ]
+
+
 # --- rows without the column
 
 

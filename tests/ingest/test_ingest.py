@@ -14,7 +14,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from tasks.core.errors import PipelineError
 from tasks.core.rows import PASSAGES, REJECTS
+from tasks.core.setting_paths import read_pointer
 from tasks.ingest import report
 from tasks.lm.models import EMBEDDED
 from tasks.lm.tokenizers import load_tokenizer
@@ -337,6 +339,15 @@ def test_a_corpus_at_an_address(corner: Path, kind: str) -> None:
     (corner / "mine.address").write_text(address + "\n# what make follow saw there\n")
     assert run_ingest("mine.address", evaluation="") == 0
     assert len(read_rows("passages")) == 2
+
+
+def test_an_address_as_an_editor_of_windows_saves_it(tmp_path: Path) -> None:
+    path = tmp_path / "mine.address"
+    path.write_text("s3://bucket/folder\r\n", encoding="utf-8-sig")
+    assert read_pointer(path) == "s3://bucket/folder"
+    path.write_text("s3://bucket/folder\r\n", encoding="utf-16")
+    with pytest.raises(PipelineError, match="mine.address is not UTF-8"):
+        read_pointer(path)
 
 
 def test_a_remote_folder_that_cannot_be_listed_is_named(

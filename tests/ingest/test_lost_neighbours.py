@@ -96,6 +96,21 @@ def test_a_title_of_front_matter(front: str, title: str) -> None:
     assert [heading.title for heading in headings] == [title]
 
 
+@pytest.mark.parametrize(
+    "text", ["\nThe pump failed.\n\n", "\n# Pumps\n\nAll ran: none failed.\n\n"]
+)
+def test_text_between_two_rules_is_no_front_matter(text: str) -> None:
+    """It would be in no passage, and no reject."""
+    headings = markdown.find_headings(f"---\n{text}---\n\nMore text.\n")
+    assert all(heading.title == "Pumps" for heading in headings)
+
+
+@pytest.mark.parametrize("front", ["", "# by hand\n\ntitle: Guide\n", "title:\n  Guide\nx: 1\n"])
+def test_front_matter_is_no_text(front: str) -> None:
+    (heading,) = markdown.find_headings(f"---\n{front}---\nText.\n")
+    assert heading.end == len(f"---\n{front}---\n")
+
+
 def test_sentences_end_where_they_did() -> None:
     ends = [
         match.end() for match in sentences._SENTENCE_END.finditer('One... "Two?!" Three. 3.5 b.')

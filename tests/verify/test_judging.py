@@ -232,6 +232,12 @@ def test_choices_are_the_labels_that_the_instruction_offers(
     assert sorted(choices_of(values, frozenset())) == sorted(choices)
 
 
+def test_choices_of_a_test_row_without_a_passage() -> None:
+    asked = "The pump failed. Is this true, false or neither?"
+    values = _row(asked, "True") | {"task_type": "nli", "context": ""}
+    assert sorted(choices_of(values, frozenset())) == ["False", "Neither", "True"]
+
+
 def test_a_reader_has_to_beat_chance_by_the_interval() -> None:
     golds = [str(number) for number in range(40)]
     right = check_answers("rows", golds, golds, golds, 1)

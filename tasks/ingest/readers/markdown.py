@@ -12,7 +12,12 @@ from markdown_it import MarkdownIt
 from tasks.ingest.readers.decoding import decode
 from tasks.ingest.readers.document import Document, Heading, ReaderItem, ReadOptions
 
-_FRONT = re.compile(r"\A---[ \t]*\n(.*?\n)?---[ \t]*(?:\n|\Z)", re.DOTALL)
+#: Keys with values between two rules; between others there is text.
+_FRONT = re.compile(
+    r"\A---[ \t]*\n(?:(?:[ \t]*(?:#[^\n]*)?\n)*[\"']?[\w.-]+[\"']?[ \t]*:(?=[ \t\n]).*?\n)?"
+    r"---[ \t]*(?:\n|\Z)",
+    re.DOTALL,
+)
 #: A block of code, its edges included; without an end it goes to the end of the text.
 FENCED = r"^[ ]{0,3}(```|~~~)[^\n]*\n(?s:.*?)(?:^[ ]{0,3}\1|\Z)"
 _FENCED = re.compile(FENCED, re.MULTILINE)

@@ -45,9 +45,15 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     while first and first[0] == delimited.TITLE and isinstance(first[1], dict):
         titles.append((delimited.TITLE, first[1]))
         first = next(rows, None)
-    rows = chain([first] if first else [], rows)
+    broken: list[TableRow] = []
+    # Only a row that can be read tells which columns there are.
+    while first and isinstance(first[1], Unreadable) and len(broken) < _FIRST_ROWS:
+        broken.append(first)
+        first = next(rows, None)
+    rows = chain(broken, [first] if first else [], rows)
     by_default = not options.text_column and name in ("csv", "tsv")
-    if by_default and not (first and (isinstance(first[1], Unreadable) or "text" in first[1])):
+    lacks_text = first and not (isinstance(first[1], Unreadable) or "text" in first[1])
+    if by_default and (lacks_text or not (first or broken)):
         yield from read_table(chain(titles, rows), name)
     else:
         for _, row in titles:
@@ -115,7 +121,8 @@ def read_table(rows: Iterable[TableRow], format: str, title: str = "") -> Iterat
         if isinstance(row, Unreadable):
             yield Reject(f"#{place}", row.reason, row.detail)
             continue
-        cells = ((name, _one_line(value)) for name, value in row.items() if name is not None)
+        named = ((name, value) for name, value in row.items() if name is not None)
+        cells = ((_one_line(name), _one_line(value)) for name, value in named)
         builder.paragraph(
             " | ".join(f"{name}: {value}" if name else value for name, value in cells if value)
         )
