@@ -153,6 +153,19 @@ def test_a_wrong_setting_is_named(setting: str, said: str) -> None:
         merge_settings("embedded", [setting])
 
 
+def test_a_setting_that_the_command_would_ignore_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`make answering` reads the section remix alone: the rest of SET had no effect."""
+    asked = ["--profile=embedded", "--only=remix", "--out", str(tmp_path / "params.yaml")]
+    assert main([*asked, "--settings=remix.seed=2 finetune.seed=2"]) == 2
+    assert capsys.readouterr().err == (
+        "error: settings: finetune.seed=2 would have no effect: only settings of remix are read\n"
+    )
+    assert not (tmp_path / "params.yaml").exists()
+    assert main([*asked, "--settings=remix.seed=2"]) == 0
+
+
 def make_home(folder: Path, model: Path) -> None:
     """A checkout with one invented dataset and two templates, ready for ``dvc repro
     bonito/dvc.yaml``.
