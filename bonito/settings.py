@@ -17,14 +17,17 @@ from typing import Any
 import yaml
 
 from bonito.params import GeneratorParams
+from tasks.core.digests import kept_sha256_folder
 from tasks.core.errors import PipelineError
-from tasks.core.files import sha256_file, sha256_folder, write_text
+from tasks.core.files import sha256_file, write_text
 from tasks.core.overlay import parse_setting, profile_files, read_layers, split_settings
 from tasks.core.params import parse_params
 from tasks.core.stage import one_line_errors
 
 _FOLDER = Path(__file__).parent
 _PROFILES = _FOLDER / "profiles"
+#: Settings that name a model: a name, or its folder.
+_MODELS = ("model", "judge")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,14 +85,17 @@ def _dump(part: Any) -> str:
 
 
 def _digests(section: dict[str, Any]) -> str:
-    """Return a comment with the digest of each file, or adapter's folder, that a section names."""
+    """Return a comment with the digest of each file and adapter's folder that a section names, and
+    of each model that it names by its folder.
+    """
     files = [*section.get("datasets", []), *section.get("task_types", []), section.get("start")]
-    return "".join(f"# {file}: {_digest(Path(file))}\n" for file in files if file)
+    models = [name for name in map(section.get, _MODELS) if name and Path(name).is_dir()]
+    return "".join(f"# {file}: {_digest(Path(file))}\n" for file in [*files, *models] if file)
 
 
 def _digest(path: Path) -> str:
     if path.is_dir():
-        return sha256_folder(path)
+        return kept_sha256_folder(path)
     return sha256_file(path) if path.is_file() else "missing"
 
 
