@@ -97,6 +97,7 @@ ingest: setup ## only ingest: CORPUS=folder into passages (EVALUATION=items, PRO
 	@$(BIN)/python scripts/ingest.py --corpus="$$CORPUS" --evaluation="$$EVALUATION" --profile="$$PROFILE" --settings="$$SET"
 
 publish: setup ## push the last run's figures; then commit dvc.lock and datastore/
+	@test -z "$$PROFILE$$SET" || { echo "error: make publish knows the run of params.yaml alone: dvc.lock has no other" >&2; exit 2; }
 	@$(BIN)/dvc push -r datastore $(FIGURES)
 	@git status --short dvc.lock datastore
 
@@ -109,6 +110,7 @@ runs: setup ## every run: rows, F1 with its interval, start, gain, date
 	@$(BIN)/python -m flows.runs.table
 
 matrix: data ## compare supervision sources: a matrix file and its report (MATRIX=file.yaml)
+	@test -z "$$PROFILE$$SET" || { echo "error: make matrix takes its settings from the matrix file alone: MATRIX=file.yaml" >&2; exit 2; }
 	@$(BIN)/python -m flows.matrix -- "$$MATRIX"
 
 # A file of tests stays in one process: its tests share what is costly. The files go out in the order
@@ -188,7 +190,8 @@ bonito: annotated ## train the generator: bonito/artifacts (PROFILE=embedded|mis
 
 # Its remix has shorter passages and more rows than the generator's.
 answering: annotated ## train the answering model: bonito/artifacts/train_answering (SET: of the remix)
-	@$(BIN)/python -m bonito.settings --profile=embedded --set remix.max_context_chars=1100 remix.max_rows_per_dataset=9000 --settings="$$SET"
+	@test -z "$$PROFILE" || { echo "error: make answering takes no PROFILE: the model and its training are in bonito/answering/params.yaml" >&2; exit 2; }
+	@$(BIN)/python -m bonito.settings --profile=embedded --only=remix --set remix.max_context_chars=1100 remix.max_rows_per_dataset=9000 --settings="$$SET"
 	@PATH="$$PWD/$(BIN):$$PATH" dvc repro bonito/dvc.yaml:train_answering
 
 schemas: setup ## write the JSON schemas of params, profiles, datasets and matrices: schemas/

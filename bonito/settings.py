@@ -17,13 +17,17 @@ from typing import Any
 import yaml
 
 from bonito.params import GeneratorParams
-from tasks.core.files import sha256_file, sha256_folder, write_text
-from tasks.core.overlay import profile_files, read_layers, split_settings
+from tasks.core.digests import kept_sha256_folder
+from tasks.core.errors import PipelineError
+from tasks.core.files import sha256_file, write_text
+from tasks.core.overlay import parse_setting, profile_files, read_layers, split_settings
 from tasks.core.params import parse_params
 from tasks.core.stage import one_line_errors
 
 _FOLDER = Path(__file__).parent
 _PROFILES = _FOLDER / "profiles"
+#: Settings that name a model: a name, or its folder.
+_MODELS = ("model", "judge")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,14 +42,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--set", nargs="*", default=[], metavar="SECTION.KEY=VALUE")
     parser.add_argument("--settings", default="", help="the same in one text, as make's SET")
+    parser.add_argument(
+        "--only", default="", metavar="SECTION", help="refuse settings of the other sections"
+    )
     parser.add_argument("--out", type=Path, default=Path("bonito/artifacts/params.yaml"))
     arguments = parser.parse_args(argv)
     with one_line_errors("settings"):
         settings = [*arguments.set, *split_settings(arguments.settings)]
+        if arguments.only:
+            _refuse_others(settings, arguments.only)
         write_settings(merge_settings(arguments.profile, settings), arguments.out)
         print(f"wrote {arguments.out}")
         return 0
     return 2
+
+
+def _refuse_others(settings: Sequence[str], section: str) -> None:
+    for setting in settings:
+        if parse_setting(setting)[0][0] != section:
+            raise PipelineError(
+                f"{setting} would have no effect: only settings of {section} are read"
+            )
 
 
 def write_settings(values: dict[str, Any], path: Path) -> None:
@@ -68,14 +85,17 @@ def _dump(part: Any) -> str:
 
 
 def _digests(section: dict[str, Any]) -> str:
-    """Return a comment with the digest of each file, or adapter's folder, that a section names."""
+    """Return a comment with the digest of each file and adapter's folder that a section names, and
+    of each model that it names by its folder.
+    """
     files = [*section.get("datasets", []), *section.get("task_types", []), section.get("start")]
-    return "".join(f"# {file}: {_digest(Path(file))}\n" for file in files if file)
+    models = [name for name in map(section.get, _MODELS) if name and Path(name).is_dir()]
+    return "".join(f"# {file}: {_digest(Path(file))}\n" for file in [*files, *models] if file)
 
 
 def _digest(path: Path) -> str:
     if path.is_dir():
-        return sha256_folder(path)
+        return kept_sha256_folder(path)
     return sha256_file(path) if path.is_file() else "missing"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -130,6 +131,13 @@ def read_sources(
         rows = _read_hub(source, dataset) if source.hub else _read_files(root / source.path)
         for number, row in enumerate(rows, start=1):
             yield _map_columns(row, source, number)
+
+
+def dump_row(row: Row) -> str:
+    """Return a row as JSON, as it waits in the remix's draw; what JSON has no form for, such as a
+    date, is text.
+    """
+    return json.dumps(row, ensure_ascii=False, sort_keys=True, default=str)
 
 
 def _map_columns(row: Row, source: RowSource, number: int) -> Row:

@@ -140,17 +140,32 @@ def test_an_unknown_variable_is_refused(programs: Path, variable: str) -> None:
     assert run(**{variable: "mine"}).returncode == 0, "the environment may hold anything"
 
 
-@pytest.mark.parametrize("variable", ["PROFILE", "SET"])
-def test_repro_refuses_what_it_would_ignore(programs: Path, variable: str) -> None:
-    command = ["make", "-f", str(ROOT / "Makefile"), "-o", "setup", "-o", "data", "BIN=bin"]
+@pytest.mark.parametrize(
+    ("target", "variable", "said"),
+    [
+        ("repro", "PROFILE", "make repro runs params.yaml alone"),
+        ("repro", "SET", "make repro runs params.yaml alone"),
+        ("publish", "PROFILE", "make publish knows the run of params.yaml alone"),
+        ("publish", "SET", "make publish knows the run of params.yaml alone"),
+        ("matrix", "PROFILE", "make matrix takes its settings from the matrix file alone"),
+        ("matrix", "SET", "make matrix takes its settings from the matrix file alone"),
+        ("answering", "PROFILE", "make answering takes no PROFILE"),
+    ],
+)
+def test_a_command_refuses_what_it_would_ignore(
+    programs: Path, target: str, variable: str, said: str
+) -> None:
+    command = ["make", "-f", str(ROOT / "Makefile"), "BIN=bin"]
+    for made in ("setup", "data", "annotated"):
+        command += ["-o", made]
     done = subprocess.run(
-        [*command, "repro", f"{variable}=a.b=1"],
+        [*command, target, f"{variable}=a.b=1"],
         cwd=programs / "place",
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode and "make repro runs params.yaml alone" in done.stderr
+    assert done.returncode and said in done.stderr
     assert not (programs / "told").exists()
 
 

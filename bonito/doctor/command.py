@@ -17,6 +17,7 @@ A status is ``ok``; ``no_passage`` or ``left_out`` (not part of the remix, no fa
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +26,14 @@ from pathlib import Path
 from typing import Any
 
 from bonito.params import GeneratorParams
-from bonito.sources import AnnotatedDataset, RowSource, load_datasets, load_sources, read_sources
+from bonito.sources import (
+    AnnotatedDataset,
+    RowSource,
+    dump_row,
+    load_datasets,
+    load_sources,
+    read_sources,
+)
 from bonito.templating.diagnosis import LEFT_OUT, Finding, diagnose, find_absent
 from bonito.templating.render import OK
 from bonito.templating.templates import PromptTemplate, load_task_types, load_templates, source_name
@@ -127,7 +135,7 @@ def sample_rows(
             rows = read_sources([source], beside.parent, datasets[key])
         else:
             rows = iter(invented.get(key, []))
-        samples[key] = list(islice(rows, most))
+        samples[key] = [json.loads(dump_row(row)) for row in islice(rows, most)]  # as in the remix
     return samples
 
 

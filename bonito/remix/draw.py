@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from bonito.sources import dump_row
 from tasks.core.files import fingerprint
 
 Drawn = tuple[str, dict[str, Any]]
@@ -72,7 +73,7 @@ class Draw:
         with self._spill.open("w", encoding="utf-8") as waiting:
             for row in rows:
                 self.seen += 1
-                content = json.dumps(row, ensure_ascii=False, sort_keys=True, default=str)
+                content = dump_row(row)
                 row_id = fingerprint(*key, content)[:_ID]
                 number = -int(fingerprint(seed, row_id)[:16], 16) if most else 0
                 if row_id in drawn:

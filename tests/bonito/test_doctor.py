@@ -4,10 +4,13 @@ worst of them.
 
 from __future__ import annotations
 
+import datetime
 import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -138,6 +141,20 @@ def test_given_sources_come_before_the_rows_beside_the_templates(home: Path) -> 
         next(entry for entry in read("templates.json") if entry["template"] == "good")["status"]
         == "not_derivable"
     )
+
+
+def test_a_date_is_the_text_that_it_is_in_the_remix(home: Path) -> None:
+    """The remix keeps its rows as JSON: a template with ``day.year`` was ok here, and stopped it."""
+    template = {"name": "good", "jinja": "{{ context }} When? ||| {{ day.year }}"}
+    Path("mine/toy/templates.yaml").write_text(yaml.safe_dump({"templates": {"good": template}}))
+    day = datetime.date(1931, 1, 1)
+    pq.write_table(pa.Table.from_pylist([{"context": TEXT, "day": day}]), "other.parquet")
+    Path("sources.yaml").write_text(
+        yaml.safe_dump({"sources": [{"dataset": "toy", "path": "other.parquet"}]})
+    )
+    assert doctor("--sources", "sources.yaml") == 0
+    found = {entry["template"]: entry["status"] for entry in read("templates.json")}
+    assert found["good"] == "missing_column"
 
 
 def test_a_dataset_without_a_passage_is_named(home: Path) -> None:

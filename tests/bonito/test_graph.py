@@ -144,6 +144,23 @@ def test_a_changed_file_that_the_settings_name_changes_the_section(
     assert sections()[0] == second[0] and sections()[1] != second[1]
 
 
+@pytest.mark.parametrize(("section", "key"), [("finetune", "model"), ("evaluate", "judge")])
+def test_a_model_that_changed_in_its_folder_changes_the_section(
+    tmp_path: Path, section: str, key: str
+) -> None:
+    """`make bonito` skipped the training on weights that had been replaced."""
+    weights = tmp_path / "base" / "model.safetensors"
+    weights.parent.mkdir()
+    values = merge_settings("embedded", [f"{section}.{key}={weights.parent}"])
+    found = []
+    for text in ("old", "new"):
+        weights.write_text(text)
+        write_settings(values, tmp_path / "params.yaml")
+        found.append((tmp_path / f"params/{section}.yaml").read_text())
+    assert found[0] != found[1]
+    assert yaml.safe_load(found[1]) == values[section]
+
+
 @pytest.mark.parametrize(
     ("setting", "said"),
     [("finetune.sed=1", "unknown key 'finetune.sed'"), ("seed", "write section.key=value")],
@@ -151,6 +168,19 @@ def test_a_changed_file_that_the_settings_name_changes_the_section(
 def test_a_wrong_setting_is_named(setting: str, said: str) -> None:
     with pytest.raises(PipelineError, match=said):
         merge_settings("embedded", [setting])
+
+
+def test_a_setting_that_the_command_would_ignore_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`make answering` reads the section remix alone: the rest of SET had no effect."""
+    asked = ["--profile=embedded", "--only=remix", "--out", str(tmp_path / "params.yaml")]
+    assert main([*asked, "--settings=remix.seed=2 finetune.seed=2"]) == 2
+    assert capsys.readouterr().err == (
+        "error: settings: finetune.seed=2 would have no effect: only settings of remix are read\n"
+    )
+    assert not (tmp_path / "params.yaml").exists()
+    assert main([*asked, "--settings=remix.seed=2"]) == 0
 
 
 def make_home(folder: Path, model: Path) -> None:
