@@ -31,6 +31,8 @@ from tasks.core.store import seal_folder, verify
 WORK = Path(".work")
 #: The file in a stage's work folder that says how much memory its last run took.
 MEMORY = "memory.json"
+#: SQLite's message for a disk that fails, or is full.
+_IO_ERROR = "disk I/O error"
 #: Messages of the kernel, SQLite and PyTorch for a full disk.
 _FULL = (
     "No space left on device",
@@ -141,21 +143,24 @@ def run_stage(
             folder = folder.with_name(f"{name}.{rank()}")
             arguments.out = folder / "thrown-away"
         folder.mkdir(parents=True, exist_ok=True)
-        with (
-            hold_lock(folder / "lock", f"stage {name}"),
-            contextlib.ExitStack() as afterwards,
-            staged_folder(arguments.out, folder / "output") as out,
-        ):
-            sweep(folder)
-            (folder / REUSED).unlink(missing_ok=True)
-            asked = vars(arguments)
-            paths = _find_inputs(asked, params, (*inputs, *optional), settings)
-            places = {name: _chosen(asked[name], params, key) for name, key in addresses.items()}
-            work(Stage(name, params, paths, out, shared, places, afterwards, arguments.out))
-            seal_folder(out)
-        # Beside the output, whose bytes do not depend on it.
-        write_json(folder / MEMORY, {"peak_mb": round(_peak_memory())})
-        (folder / "progress.json").unlink(missing_ok=True)
+        with hold_lock(folder / "lock", f"stage {name}"):
+            with (
+                contextlib.ExitStack() as afterwards,
+                staged_folder(arguments.out, folder / "output") as out,
+            ):
+                sweep(folder)
+                (folder / REUSED).unlink(missing_ok=True)
+                asked = vars(arguments)
+                paths = _find_inputs(asked, params, (*inputs, *optional), settings)
+                places = {
+                    name: _chosen(asked[name], params, key) for name, key in addresses.items()
+                }
+                work(Stage(name, params, paths, out, shared, places, afterwards, arguments.out))
+                seal_folder(out)
+            with contextlib.suppress(OSError):  # a note: the output is whole without it
+                # Beside the output, whose bytes do not depend on it.
+                write_json(folder / MEMORY, {"peak_mb": round(_peak_memory())})
+            (folder / "progress.json").unlink(missing_ok=True)
         if rank() > 0:
             shutil.rmtree(folder)
         return 0
@@ -218,12 +223,12 @@ def one_line_errors(name: str) -> Iterator[None]:
             time.sleep(5)
         print(f"error: {name}: {hide(one_line(str(error)))}", file=sys.stderr)
     except Exception as error:
-        if not is_disk_full(error):
+        if not (fault := _tell_disk(error)):
             raise
         where = getattr(error, "filename", None) or Path.cwd()
         print(
-            f"error: {name}: no space left on the device ({where}): free some and run the "
-            "same command again, what is done is kept",
+            f"error: {name}: {fault} ({where}): free some and run the same command again, what is "
+            "done is kept",
             file=sys.stderr,
         )
 
@@ -232,6 +237,14 @@ def _peak_memory() -> float:
     """Return the most memory (MB) that this process, or one that it waited for, has held."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return max(peak_memory(), children.ru_maxrss / 2**10)
+
+
+def _tell_disk(error: BaseException) -> str:
+    """Return what is wrong with the disk, if it caused an error; else an empty string."""
+    if is_disk_full(error):
+        return "no space left on the device"
+    # A full disk may lack room for the file beside a database that SQLite maps into memory.
+    return "no space left on the device, or it fails" if _IO_ERROR in str(error) else ""
 
 
 def is_disk_full(error: BaseException | None) -> bool:

@@ -224,6 +224,7 @@ def _find_fault(mark: Path, only: Path | None = None) -> str:
     for name, digest in digests.items():
         path = mark.parent / name
         if only in (None, path) and (not path.is_file() or sha256_file(path) != digest):
-            state = "damaged (not what was written)" if path.is_file() else "missing"
-            return f"{path} is {state}"
+            if path.is_file():
+                return f"{path} is damaged (not what was written)"
+            return f"{path} is missing, though {mark.name} names it"
     return f"{mark} does not name {only.name}" if only and only.name not in digests else ""

@@ -80,6 +80,8 @@ class RayReader:
 @contextmanager
 def _emptied(scratch: Path) -> Iterator[None]:
     """Make an empty folder, and remove it when the block ends."""
+    if scratch.is_file():  # of an earlier version
+        scratch.unlink()
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:

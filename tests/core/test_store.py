@@ -162,7 +162,7 @@ def test_what_a_stage_wrote_is_checked_and_what_a_user_brings_is_not(tmp_path: P
     with pytest.raises(PipelineError, match=r"out/summary\.json is damaged .*make repair"):
         verify(tmp_path / "out")
     (tmp_path / "out" / "rows.parquet").unlink()
-    with pytest.raises(PipelineError, match=r"out/rows\.parquet is missing"):
+    with pytest.raises(PipelineError, match=r"out/rows\.parquet is missing, though manifest\.sha"):
         verify(tmp_path / "out" / "rows.parquet")
     (tmp_path / "out" / MANIFEST).write_text("[]x")
     with pytest.raises(PipelineError, match=r"manifest\.sha256\.json is damaged"):

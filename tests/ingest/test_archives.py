@@ -77,6 +77,7 @@ def test_a_parser_that_misbehaves_costs_one_file(
         ("good", tmp_path / "good.txt"),
     ]
     limits = pool.Limits(1.0 if name == "hang" else 60.0, 512)
+    (tmp_path / "unpacked").write_text("{}")  # of an earlier version
     outcomes = list(file_pool.read_files(jobs, work, 1, limits, tmp_path / "unpacked"))
     results = {
         outcome.key: (json.loads(outcome.value), outcome.failure)
