@@ -238,7 +238,7 @@ def test_a_process_that_does_not_lead_writes_nothing(
             "model": str(tiny_model),
             "max_steps": 2,
             "batch_rows": 4,
-            "micro_batch_rows": 4,
+            "micro_batch_rows": 2,
             "precision": "float32",
             "processes": 2,
         }
