@@ -37,19 +37,6 @@ def take_cards(count: int = 1) -> None:
             _names.add(name)
 
 
-def need_cards(processes: int) -> None:
-    """Raise :class:`PipelineError` where fewer GPUs can be seen than processes train on; without a
-    GPU do nothing.
-    """
-    import torch
-
-    if processes > 1 and torch.cuda.is_available() and processes > torch.cuda.device_count():
-        raise PipelineError(
-            f"finetune.processes = {processes}, but {torch.cuda.device_count()} GPUs can "
-            "be seen (CUDA_VISIBLE_DEVICES chooses them)"
-        )
-
-
 def card_bytes() -> int | None:
     """Return the memory of the first visible GPU; None without one.
 

@@ -29,6 +29,19 @@ def need_free(what: str, size: float, remedy: str = "take a larger card") -> Non
         )
 
 
+def need_cards(processes: int) -> None:
+    """Raise :class:`PipelineError` where fewer GPUs can be seen than processes train on; without a
+    GPU do nothing.
+    """
+    import torch
+
+    if processes > 1 and torch.cuda.is_available() and processes > torch.cuda.device_count():
+        raise PipelineError(
+            f"finetune.processes = {processes}, but {torch.cuda.device_count()} GPUs can "
+            "be seen (CUDA_VISIBLE_DEVICES chooses them)"
+        )
+
+
 @contextlib.contextmanager
 def full_card(what: str, remedy: str) -> Iterator[None]:
     """Turn a GPU that is full into one line; ``remedy`` is what makes ``what`` smaller."""

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tasks.core.card import card_bytes, need_cards
+from tasks.core.card import card_bytes
 from tasks.core.errors import PipelineError
 from tasks.core.files import folder_size
 from tasks.core.privacy import cache_folder
 from tasks.core.sections.finetune import Finetune
 from tasks.core.stage import WORK
 from tasks.lm.loading import NF4_BYTES
+from tasks.lm.memory import need_cards
 from tasks.lm.merged import is_merged
 from tasks.lm.model_cache import LIMIT, cache_limit
 from tasks.lm.models import EMBEDDED, Weights

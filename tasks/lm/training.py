@@ -21,7 +21,6 @@ from pydantic import BaseModel
 from torch import distributed
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
-from tasks.core.card import need_cards
 from tasks.core.errors import PipelineError
 from tasks.core.process import rank, world_size
 from tasks.core.sections.finetune import Finetune
@@ -30,7 +29,7 @@ from tasks.lm.checkpoints import agree_on_checkpoint
 from tasks.lm.examples import Example, training_order
 from tasks.lm.fused_lora import fuse_lora
 from tasks.lm.loading import load_model
-from tasks.lm.memory import full_card
+from tasks.lm.memory import full_card, need_cards
 from tasks.lm.precision import dtype
 from tasks.lm.response_trainer import response_trainer
 

@@ -188,7 +188,7 @@ BRANCHES = (
     Branch(
         "a worker whose request is gone stops",
         "flows.remote_stage",
-        "@@raise PipelineError(STOPPED)",
+        'or content.get("stop")):\n            @@raise PipelineError(STOPPED)',
     ),
 )
 
