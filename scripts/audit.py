@@ -7,9 +7,9 @@ it does not mix with the pins. Where the service answers nothing, pip-audit itse
 vulnerabilities; this command then takes ``requirements/advisories.jsonl``, and says of which date
 that is.
 
-``RECORD=1`` makes that file from the database that ADVISORIES names: what it says of the pinned
-packages, and which packages these were. ``requirements/accepted.yaml`` holds the findings that do
-not affect this pipeline, each with its reason.
+``RECORD=1`` writes that file: the advisories about the pinned packages from the database that
+ADVISORIES names, and the list of these packages. ``requirements/accepted.yaml`` holds the findings
+that do not affect this pipeline, each with its reason.
 """
 
 from __future__ import annotations
@@ -144,13 +144,13 @@ def keep_snapshot(pins: dict[str, set[str]], path: Path, kept: Path) -> None:
 
 
 def _shorten(affected: dict[str, Any], pins: dict[str, set[str]]) -> dict[str, Any]:
-    """Return what matching needs: of the listed versions those that are pinned, or all
-    where no range says more.
+    """Return what matching needs: the ranges, and of the listed versions those that are pinned, or
+    all where there is no range.
     """
     name = _name(affected)
     listed = sorted(map(str, affected.get("versions") or ()), key=_key)
     pinned = {_key(version) for version in pins[name]}
-    ranges = [one for one in affected.get("ranges") or () if one.get("type") != "GIT"]
+    ranges = _ranges(affected)
     return {
         "package": {"ecosystem": "PyPI", "name": name},
         "ranges": ranges,
@@ -165,6 +165,11 @@ def _name(affected: dict[str, Any]) -> str:
     if str(package.get("ecosystem")).partition(":")[0] != "PyPI":
         return ""
     return canonicalize_name(str(package.get("name", "")))
+
+
+def _ranges(affected: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the ranges of versions, without those of commits."""
+    return [one for one in affected.get("ranges") or () if one.get("type") != "GIT"]
 
 
 def report(findings: Iterable[Finding], accepted: dict[str, str]) -> int:
@@ -192,7 +197,7 @@ def match_pins(record: dict[str, Any], pins: dict[str, set[str]]) -> Iterator[Fi
         name = _name(affected)
         if name not in pins:
             continue
-        ranges = [one for one in affected.get("ranges") or () if one.get("type") != "GIT"]
+        ranges = _ranges(affected)
         events = [event for one in ranges for event in one.get("events", ())]
         fixed = {str(event["fixed"]) for event in events if "fixed" in event}
         for version in sorted(pins[name], key=_key):
@@ -413,10 +418,7 @@ def _tell_missing(names: list[str]) -> int:
     if not names:
         return 0
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    print(
-        f"error: audit: could not look up {shown}: {ADVICE}",
-        file=sys.stderr,
-    )
+    print(f"error: audit: could not look up {shown}: {ADVICE}", file=sys.stderr)
     return 2
 
 
