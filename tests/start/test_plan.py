@@ -344,7 +344,8 @@ def test_one_step_has_a_pace(tmp_path: Path) -> None:
     )
     found = run_apart("sleepy", _stage_of(tmp_path, code), {})
     pace = Pace.of(found.seconds, found.marks)
-    assert pace.row >= 0.4 and 0.2 <= pace.start < found.seconds - 0.39
+    # A line is seen a moment after it was printed, later if the cores are busy.
+    assert pace.row > 0.3 and 0.1 < pace.start < found.seconds - 0.3
 
 
 def test_a_stage_that_did_enough_is_stopped(tmp_path: Path) -> None:
